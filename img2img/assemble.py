@@ -1,0 +1,388 @@
+"""Where names become objects: a recipe into a run, a model file into a translator."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from img2img.bundle import BundleInfo, load_bundle
+from img2img.data.augmentation import Augmentation, ColorChange, use_one_thread
+from img2img.data.images import Image, Split
+from img2img.data.loading import PairDataset, steps_per_epoch
+from img2img.data.source import PairSource
+from img2img.engine.directory import RunDirectory
+from img2img.engine.precision import Resolved, resolve_precision, set_precision
+from img2img.engine.run import Plan, Run
+from img2img.errors import ModelFileError, RecipeError
+from img2img.inference import Policy, Translator
+from img2img.methods import Method, WeightedLoss
+from img2img.plugins import Plugins
+from img2img.recipe import Choice, Recipe
+from img2img.registry import Component, Registry, suggest
+from img2img.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """The three views a run has of its data; see `Run`."""
+
+    train: PairDataset
+    still: PairDataset
+    validation: PairDataset
+
+
+def assemble(
+    recipe: Recipe,
+    plugins: Plugins,
+    directory: RunDirectory,
+    *,
+    device: torch.device,
+    precision: str | None = None,
+) -> Run:
+    """Everything a run needs. Weights are drawn here, from the recipe's seed.
+
+    Args:
+        recipe: what to train.
+        plugins: where its names are looked up.
+        directory: where the run will write; nothing is written here.
+        device: where to train.
+        precision: `auto`, `float32` or `bfloat16` instead of the recipe's.
+
+    Raises:
+        RecipeError: settings that a component refuses, all of them at once.
+        DataError: the data is missing, empty or does not pair up.
+    """
+    use_one_thread()
+    resolved = resolve_precision(precision or recipe.train.precision, device)
+    torch.manual_seed(recipe.train.seed)
+    task, method = build_networks(recipe, plugins.registry, device, resolved)
+    data = build_datasets(recipe, plugins.registry, task)
+    train = recipe.train
+    per_epoch = steps_per_epoch(len(data.train), train.batch_size)
+    plan = Plan(
+        total_steps=train.steps or (train.epochs or 0) * per_epoch,
+        batch_size=train.batch_size,
+        seed=train.seed,
+        log_every=train.log_every,
+        sample_every=train.sample_every,
+        checkpoint_every=train.checkpoint_every,
+        validate_every=train.validate_every,
+        sample_count=train.sample_count,
+        keep_checkpoints=train.keep_checkpoints,
+        schedule=train.schedule,
+        decay_from=train.decay_from,
+        workers=_worker_count(recipe.data.workers, device),
+    )
+    generator = plugins.registry.get("generator", recipe.generator.name)
+    bundle = BundleInfo(
+        name=recipe.name,
+        task={"name": recipe.task.name, "settings": recipe.to_dict()["task"]},
+        generator={
+            "name": recipe.generator.name,
+            "settings": recipe.to_dict()["generator"],
+            "in_channels": task.source_channels,
+            "out_channels": task.target_channels,
+            "image_size": recipe.data.crop_size,
+            "origin": generator.origin,
+        },
+        inference=recipe.inference.model_dump(),
+        trained={"img2img": version(), "recipe": recipe.name},
+    )
+    for part in (bundle.task, bundle.generator):
+        part["settings"].pop("name")
+    return Run(
+        directory=directory,
+        method=method,
+        task=task,
+        train_pairs=data.train,
+        still_pairs=data.still,
+        validation_pairs=data.validation,
+        plan=plan,
+        policy=Policy(**recipe.inference.model_dump()),
+        device=device,
+        bundle=bundle,
+        recipe=recipe.to_dict(),
+    )
+
+
+def build_networks(
+    recipe: Recipe, registry: Registry, device: torch.device, precision: Resolved
+) -> tuple[Task, Method]:
+    """The task and the method with its networks and losses.
+
+    Raises:
+        RecipeError: what components refuse, all of it at once.
+    """
+    problems = _Problems()
+    task: Task | None = problems.build("task", registry.get("task", recipe.task.name), recipe.task)
+    losses = []
+    names: dict[str, int] = {}
+    for i, choice in enumerate(recipe.losses):
+        loss = problems.build(f"losses.{i}", registry.get("loss", choice.name), choice)
+        names[choice.name] = names.get(choice.name, 0) + 1
+        count = names[choice.name]
+        name = choice.name if count == 1 else f"{choice.name}_{count}"
+        if isinstance(loss, nn.Module):
+            loss = loss.to(device)
+        losses.append(WeightedLoss(name, choice.weight, loss))
+    size = recipe.data.crop_size
+
+    def place(network: nn.Module) -> nn.Module:
+        return set_precision(network.to(device), precision)
+
+    def build_generator(in_channels: int, out_channels: int) -> nn.Module:
+        network = registry.get("generator", recipe.generator.name).build(
+            recipe.generator.settings,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            image_size=size,
+        )
+        _try_out(network, in_channels, size, out_channels)
+        return place(network)
+
+    build_discriminator: Callable[[int], nn.Module] | None = None
+    chosen = recipe.discriminator
+    if chosen is not None:
+        component = registry.get("discriminator", chosen.name)
+
+        def build_discriminator(in_channels: int) -> nn.Module:
+            network = component.build(
+                chosen.settings, in_channels=in_channels, image_size=size
+            )
+            _try_out(network, in_channels, size, None)
+            return place(network)
+
+    method: Method | None = None
+    if task is not None:
+        method = problems.build(
+            "method",
+            registry.get("method", recipe.method.name),
+            recipe.method,
+            build_generator=problems.watch("generator", build_generator),
+            build_discriminator=build_discriminator
+            and problems.watch("discriminator", build_discriminator),
+            losses=losses,
+            source_channels=task.source_channels,
+            target_channels=task.target_channels,
+            conditional=recipe.conditional,
+        )
+    problems.raise_any()
+    assert task is not None and method is not None
+    return task, method
+
+
+def build_datasets(recipe: Recipe, registry: Registry, task: Task) -> Datasets:
+    """The pairs to train on, augmented and not, and those held out.
+
+    Raises:
+        DataError: the data is missing, empty or does not pair up.
+        RecipeError: settings that the source refuses.
+    """
+    data = recipe.data
+    assert data.load_size is not None and data.test_size is not None
+    augment = Augmentation(
+        data.load_size,
+        data.crop_size,
+        mirror=data.mirror,
+        rotate=data.rotate,
+        color=ColorChange(**data.source_color.model_dump()),
+        source_interpolation=task.source_interpolation,
+        target_interpolation=task.target_interpolation,
+    )
+    still = Augmentation(
+        data.test_size,
+        data.test_size,
+        source_interpolation=task.source_interpolation,
+        target_interpolation=task.target_interpolation,
+    )
+
+    def dataset(
+        pairs: PairSource, transform: Callable[[Image, Image, int], tuple[Image, Image]]
+    ) -> PairDataset:
+        swap = data.direction == "BtoA"
+        return PairDataset(pairs, task, transform, swap=swap, seed=recipe.train.seed)
+
+    train = build_source(recipe, registry, "train")
+    return Datasets(
+        train=dataset(train, augment),
+        still=dataset(train, still),
+        validation=dataset(build_source(recipe, registry, "val"), still),
+    )
+
+
+def build_source(recipe: Recipe, registry: Registry, split: Split) -> PairSource:
+    """The pairs of one split as the recipe's source gives them.
+
+    Raises:
+        DataError: the data is missing, empty or does not pair up.
+        RecipeError: settings that the source refuses.
+    """
+    problems = _Problems()
+    component = registry.get("source", recipe.source.name)
+    root = Path(recipe.data.root or ".").expanduser()
+    source: PairSource | None = problems.build(
+        "data", component, recipe.source, root=root, split=split
+    )
+    problems.raise_any()
+    assert source is not None
+    return source
+
+
+def load_translator(
+    path: Path,
+    registry: Registry,
+    *,
+    device: torch.device,
+    precision: str = "float32",
+    seed: int = 0,
+) -> Translator:
+    """A translator from a run directory or a bundle.
+
+    Raises:
+        ModelFileError: it is neither, or needs a component that is not here.
+    """
+    bundle = path / "model.safetensors" if path.is_dir() else path
+    if path.is_dir() and not bundle.is_file():
+        raise ModelFileError(f"{path} holds no model.safetensors; is it a run that has not saved yet?")
+    weights, info = load_bundle(bundle)
+    task = _rebuild(registry, "task", info.task, bundle)
+    described = dict(info.generator)
+    supplied = {k: described.get(k) for k in ("in_channels", "out_channels", "image_size")}
+    network = _rebuild(registry, "generator", described, bundle, **supplied)
+    try:
+        network.load_state_dict(weights)
+        policy = Policy(**info.inference)
+    except (RuntimeError, TypeError) as error:
+        first = str(error).splitlines()[:2]
+        raise ModelFileError(
+            f"the weights in {bundle} do not fit its description ({' '.join(' '.join(first).split())})"
+        ) from error
+    set_precision(network.to(device), resolve_precision(precision, device))
+    return Translator(network, task, policy, device=device, seed=seed)
+
+
+def environment(plugins: Plugins, run: Run, precision: Resolved) -> dict[str, Any]:
+    """What `environment.json` records: versions, device, sizes of the networks."""
+    device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else None
+    return {
+        "img2img": version(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "device": str(run.device),
+        "device_name": device or platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "plugins": plugins.origins,
+        "git_commit": _git_commit(),
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "parameters": {
+            name: sum(p.numel() for p in network.parameters())
+            for name, network in run.method.networks.items()
+        },
+    }
+
+
+def version() -> str:
+    """This program's version."""
+    return importlib.metadata.version("img2img")
+
+
+class _Problems:
+    """Collects what components refuse, as messages that name the recipe's table."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def build(self, key: str, component: Component, choice: Choice, **supplied: Any) -> Any:
+        try:
+            return component.build(choice.settings, **supplied)
+        except _Refused as refused:
+            self.found.append(str(refused))
+        except ValueError as error:
+            self.found.append(f"{key} ({component.name}): {error}")
+        return None
+
+    def watch(self, key: str, builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+        """The builder, its refusals marked with their own table rather than the method's."""
+
+        def build(*args: int) -> nn.Module:
+            try:
+                return builder(*args)
+            except ValueError as error:
+                raise _Refused(f"{key}: {error}") from error
+
+        return build
+
+    def raise_any(self) -> None:
+        if self.found:
+            raise RecipeError(self.found)
+
+
+class _Refused(Exception):
+    """A component's own message, on its way out through the method that wanted it."""
+
+
+def _try_out(network: nn.Module, in_channels: int, size: int, out_channels: int | None) -> None:
+    """Run a network on shapes alone, so that a misfit is found before the data is read.
+
+    Raises:
+        ValueError: it refuses the training crops, or gives another shape than a generator must.
+    """
+    state = {name: tensor.to("meta") for name, tensor in network.state_dict().items()}
+    images = torch.empty(2, in_channels, size, size, device="meta")
+    with torch.no_grad():
+        output = torch.func.functional_call(network, state, (images,))
+    wanted = (2, out_channels, size, size)
+    if out_channels is not None and tuple(output.shape) != wanted:
+        raise ValueError(
+            f"{type(network).__name__} turns {tuple(images.shape)} into {tuple(output.shape)}, and "
+            f"should give {wanted}"
+        )
+
+
+def _rebuild(
+    registry: Registry, kind: str, described: dict[str, Any], bundle: Path, **supplied: Any
+) -> Any:
+    name = described["name"]
+    try:
+        component = registry.get(kind, name)
+    except KeyError:
+        origin = described.get("origin")
+        hint = f"install the plugin {origin!r} or give its file with --plugin" if origin else ""
+        raise ModelFileError(
+            f"{bundle} needs the {kind} {name!r}, which is not here: "
+            f"{hint or 'it is none of ' + suggest(name, registry.names(kind))}"
+        ) from None
+    try:
+        settings = component.model.model_validate(described["settings"])
+        given = {s.name: getattr(settings, s.name) for s in component.settings}
+        return component.build(given, **supplied)
+    except (ValueError, TypeError) as error:
+        raise ModelFileError(f"{bundle}: the {kind} {name!r} refuses its settings: {error}") from error
+
+
+def _worker_count(workers: int | None, device: torch.device) -> int:
+    if workers is not None:
+        return workers
+    # On a CPU the step itself wants every core, and another process only takes them away.
+    return 0 if device.type == "cpu" else 4
+
+
+def _git_commit() -> str | None:
+    try:
+        shown = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return shown.stdout.strip() or None

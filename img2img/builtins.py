@@ -1,0 +1,38 @@
+"""Registers the built-in components, through the hook that every plugin uses."""
+
+from __future__ import annotations
+
+from img2img import data, discriminators, generators, losses, methods, tasks
+from img2img.hookspecs import hookimpl
+from img2img.registry import Registry
+
+
+@hookimpl
+def register(registry: Registry) -> None:
+    registry.generator("unet", generators.UNet)
+    registry.generator("encoder_decoder", generators.EncoderDecoder)
+
+    registry.discriminator("pixelgan", discriminators.PixelGAN)
+    registry.discriminator("patchgan", discriminators.PatchGAN)
+    registry.discriminator("patchgan16", discriminators.PatchGAN16)
+    registry.discriminator("patchgan70", discriminators.PatchGAN70)
+    registry.discriminator("patchgan286", discriminators.PatchGAN286)
+    registry.discriminator("imagegan", discriminators.ImageGAN)
+
+    registry.loss("adversarial", losses.Adversarial)
+    registry.loss("l1", losses.L1)
+    registry.loss("l2", losses.L2)
+    registry.loss("charbonnier", losses.Charbonnier)
+
+    registry.task("paired", tasks.Paired)
+    registry.task("edges", tasks.Edges)
+    registry.task("maps", tasks.Maps)
+    registry.task("labels", tasks.Labels)
+    registry.task("colorization", tasks.Colorization)
+
+    registry.source("side_by_side", data.SideBySide)
+    registry.source("two_folders", data.TwoFolders)
+    registry.source("derived", data.Derived)
+    registry.source("synthetic", data.Synthetic)
+
+    registry.method("pix2pix", methods.Pix2Pix)

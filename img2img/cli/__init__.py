@@ -1,0 +1,77 @@
+"""The command line: one short module a command; heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from typing import NoReturn
+
+import typer
+
+from img2img.cli import check, infer, listing, new, run, show
+from img2img.cli.options import wants_debug
+from img2img.errors import Img2ImgError
+
+app = typer.Typer(
+    name="img2img",
+    help="Train on pairs of images, and turn one kind into the other.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("infer")(infer.infer)
+app.command("check")(check.check)
+app.command("list")(listing.list_components)
+app.command("show")(show.show)
+app.command("new")(new.new)
+
+
+@app.callback(invoke_without_command=True)
+def top(
+    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+) -> None:
+    """Train on pairs of images, and turn one kind into the other."""
+    if version:
+        import importlib.metadata
+
+        print(importlib.metadata.version("img2img"))
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line; every error a user can cause is one readable message, no traceback."""
+    warnings.showwarning = _print_warning
+    try:
+        app()
+    except Img2ImgError as error:
+        if wants_debug():
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # `img2img list | head`: whoever read us has left, which is no failure.
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        if wants_debug():
+            raise
+        print(
+            f"error: unexpected {type(error).__name__}: {error}\n"
+            f"This is a fault in img2img or a plugin; --debug shows where",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _print_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object
+) -> None:
+    # Our own are written for users; what libraries tell developers is for --debug.
+    if "img2img" in filename or wants_debug():
+        print(f"warning: {message}", file=sys.stderr)

@@ -1,0 +1,86 @@
+"""`img2img run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from img2img.cli.options import (
+    DebugOption,
+    DeviceOption,
+    PluginOption,
+    QuietOption,
+    SetOption,
+    load_plugins_for,
+)
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The run directory.", show_default="runs/NAME")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the directory stands.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace a run that is there.")] = False,
+    set_: SetOption = None,
+    device: DeviceOption = "auto",
+    precision: Annotated[
+        str | None, typer.Option(help="auto, float32 or bfloat16.", show_default="the recipe's")
+    ] = None,
+    plugin: PluginOption = None,
+    quiet: QuietOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train what a recipe says and leave a finished run directory."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from img2img.cli.values import one_of
+    from img2img.report.progress import ProgressDisplay
+    from img2img.training import train_recipe
+
+    if precision is not None:
+        one_of("--precision", precision, ("auto", "float32", "bfloat16"))
+    console = Console(stderr=True, quiet=quiet)
+    plugins = load_plugins_for(plugin)
+    display = ProgressDisplay(console)
+    plugins.manager.register(display, name="progress display")
+    try:
+        finished = train_recipe(
+            recipe,
+            plugins,
+            overrides=set_ or (),
+            out=out,
+            resume=resume,
+            fresh=fresh,
+            device=device,
+            precision=precision,
+            on_step=display.advance,
+        )
+    finally:
+        display.stop()
+    scores = finished.validation
+    if scores and not quiet:
+        table = Table(title="On held-out pairs", title_justify="left", box=None, pad_edge=False)
+        table.add_column("")
+        for name in ("L1", "PSNR", "SSIM"):
+            table.add_column(name, justify="right")
+        table.add_row("this model", *(_score(scores, key) for key in ("l1", "psnr", "ssim")))
+        table.add_row("handing back the source", _score(scores, "l1_source"), style="dim")
+        table.add_row("the mean training target", _score(scores, "l1_mean_target"), style="dim")
+        console.print(table)
+    path = finished.path
+    console.print(f"\nfinished: {path}", highlight=False, soft_wrap=True)
+    console.print(f"  look at   {path / 'report.html'}", highlight=False, soft_wrap=True)
+    console.print(
+        f"  use it    img2img infer {path} INPUT OUTPUT", highlight=False, soft_wrap=True
+    )
+
+
+def _score(scores: dict[str, float], key: str) -> str:
+    digits = 2 if key == "psnr" else 4
+    return f"{scores[key]:.{digits}f}" if key in scores else ""

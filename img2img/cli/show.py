@@ -1,0 +1,101 @@
+"""`img2img show`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from img2img.cli.options import DebugOption, JsonOption, PluginOption, load_plugins_for
+
+
+def show(
+    kind: Annotated[str, typer.Argument(help="generator, discriminator, loss, task, ...")],
+    name: Annotated[str, typer.Argument(help="Its name, as `img2img list` shows it.")],
+    plugin: PluginOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show one component: its settings with types and defaults, its documentation, its source."""
+    import inspect
+    import json as json_module
+
+    from rich.console import Console
+    from rich.syntax import Syntax
+    from rich.table import Table
+    from rich.text import Text
+
+    from img2img.cli.listing import singular
+    from img2img.cli.values import one_of
+    from img2img.errors import RequestError
+    from img2img.registry import KINDS
+
+    wanted = singular(kind)
+    one_of("KIND", wanted, list(KINDS))
+    try:
+        component = load_plugins_for(plugin).registry.get(wanted, name)
+    except KeyError as error:
+        raise RequestError(error.args[0]) from None
+    doc = inspect.getdoc(component.factory) or ""
+    try:
+        lines, start = inspect.getsourcelines(component.factory)
+        source, place = "".join(lines), f"{inspect.getsourcefile(component.factory)}:{start}"
+    except (OSError, TypeError):
+        source, place = "", "not available"
+    if json:
+        settings = [
+            {
+                "name": s.name,
+                "type": s.type_name,
+                "required": s.required,
+                "default": None if s.required else s.default,
+                "help": s.help,
+            }
+            for s in component.settings
+        ]
+        print(
+            json_module.dumps(
+                {
+                    "kind": wanted,
+                    "name": name,
+                    "plugin": component.origin,
+                    "summary": component.summary,
+                    "settings": settings,
+                    "docstring": doc,
+                    "source": place,
+                },
+                indent=2,
+                default=str,
+            )
+        )
+        return
+    console = Console()
+    console.print(f"{wanted} [bold]{name}[/bold] from {component.origin}\n", highlight=False)
+    console.print(doc.split("\nArgs:")[0].rstrip(), markup=False, highlight=False)
+    if component.settings:
+        table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
+        table.add_column("setting", no_wrap=True)
+        for title in ("type", "default"):
+            table.add_column(title)
+        table.add_column("", ratio=1)
+        for setting in component.settings:
+            default = "required" if setting.required else _plain(setting.default)
+            cells = (setting.name, setting.type_name, default, setting.help)
+            table.add_row(*map(Text, cells))
+        console.print()
+        console.print(table)
+    else:
+        console.print("\nIt has no settings.")
+    console.print(f"\n{place}", style="dim", highlight=False, soft_wrap=True)
+    if source:
+        console.print(Syntax(source, "python", background_color="default"))
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(map(str, value)) + "]"
+    if value is None:
+        return "not set"
+    return '""' if value == "" else str(value)

@@ -1,0 +1,117 @@
+"""Jitter, crop, mirror and colour changes: the one module that knows albumentations."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+# Before the import, which would otherwise ask the network for a newer version.
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from img2img.data.images import Image
+from img2img.tasks.base import Interpolation
+
+
+@dataclass(frozen=True)
+class ColorChange:
+    """How far colours of the source may move: each factor is drawn from [1 - x, 1 + x]."""
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def __bool__(self) -> bool:
+        return any((self.brightness, self.contrast, self.saturation, self.hue))
+
+
+class Augmentation:
+    """Resize, crop, mirror and turn both images of a pair alike; change colours of the source alone.
+
+    Shape: two (H, W, 3) uint8 images -> two (crop_size, crop_size, 3). A pure function of the pair
+    and the seed, so that a resumed run sees what an uninterrupted one would. Source: arXiv
+    1611.07004, section 6.2 (resize to 286, crop to 256, mirror).
+
+    Args:
+        load_size: both sides after resizing, in pixels.
+        crop_size: both sides of the random crop, in pixels.
+        mirror: flip left and right half of the time.
+        rotate: turn by a random number of quarters, for images that have no up.
+        color: changes for the source alone.
+        source_interpolation: `nearest` for label maps.
+        target_interpolation: the same for the target.
+    """
+
+    def __init__(
+        self,
+        load_size: int,
+        crop_size: int,
+        *,
+        mirror: bool = False,
+        rotate: bool = False,
+        color: ColorChange | None = None,
+        source_interpolation: Interpolation = "smooth",
+        target_interpolation: Interpolation = "smooth",
+    ) -> None:
+        steps: list[Any] = [
+            A.Resize(
+                load_size,
+                load_size,
+                interpolation=cv2.INTER_CUBIC,
+                mask_interpolation=cv2.INTER_NEAREST_EXACT,
+                # Cubic would skip pixels when shrinking; the mean over an area does not.
+                area_for_downscale="image",
+            )
+        ]
+        if crop_size < load_size:
+            steps.append(A.RandomCrop(crop_size, crop_size))
+        if mirror:
+            steps.append(A.HorizontalFlip(p=0.5))
+        if rotate:
+            steps.append(A.RandomRotate90(p=1.0))
+        # albumentations resizes what it calls a mask to the nearest pixel.
+        kinds = {
+            "source_image": "mask" if source_interpolation == "nearest" else "image",
+            "target_image": "mask" if target_interpolation == "nearest" else "image",
+        }
+        self._geometry = A.Compose(steps, additional_targets=kinds, seed=0)
+        self._color = None
+        if color:
+            self._color = A.Compose(
+                [
+                    A.ColorJitter(
+                        brightness=_around_one(color.brightness),
+                        contrast=_around_one(color.contrast),
+                        saturation=_around_one(color.saturation),
+                        hue=(-color.hue, color.hue),
+                        p=1.0,
+                    )
+                ],
+                seed=0,
+            )
+
+    def __call__(self, source: Image, target: Image, seed: int) -> tuple[Image, Image]:
+        self._geometry.set_random_seed(seed)
+        both = self._geometry(
+            # A Compose wants an `image`; one pixel is the cheapest.
+            image=np.zeros((1, 1, 3), np.uint8), source_image=source, target_image=target
+        )
+        moved = both["source_image"]
+        if self._color is not None:
+            self._color.set_random_seed(seed)
+            moved = self._color(image=moved)["image"]
+        return moved, both["target_image"]
+
+
+def _around_one(amount: float) -> tuple[float, float]:
+    return (max(0.0, 1 - amount), 1 + amount)
+
+
+def use_one_thread() -> None:
+    """Keep OpenCV from starting threads: images are small, and loader workers share the cores."""
+    cv2.setNumThreads(0)

@@ -1,0 +1,43 @@
+"""Pairs that share a file, halves side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from img2img.data.images import Image, Split, read_image, split_images
+from img2img.errors import ImageError
+
+
+class SideBySide:
+    """Image files whose left half is the first image and whose right half the second.
+
+    `root` holds `train/` and `val/` (or `test/`), searched through all folders below. The layout of
+    the pix2pix authors' data sets.
+
+    Raises:
+        DataError: the folder is missing or empty.
+    """
+
+    def __init__(self, root: Path, split: Split) -> None:
+        self.files = split_images(root, split)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        return str(self.files[index])
+
+    def pair(self, index: int) -> tuple[Image, Image]:
+        return split_halves(read_image(self.files[index]), self.files[index])
+
+
+def split_halves(image: Image, path: Path) -> tuple[Image, Image]:
+    """Left and right half of (H, W, 3).
+
+    Raises:
+        ImageError: the width is odd, so it is not two images of one size.
+    """
+    width = image.shape[1]
+    if width % 2 or width < 2:
+        raise ImageError(path, f"{width} pixels wide, so not two images of one size side by side")
+    return image[:, : width // 2], image[:, width // 2 :]

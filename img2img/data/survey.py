@@ -1,0 +1,144 @@
+"""A first look at a folder of images: how its pairs are laid out, and what they might be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from img2img.data.images import Image, find_images, image_size, read_image
+from img2img.data.side_by_side import split_halves
+from img2img.data.two_folders import TwoFolders
+from img2img.errors import DataError, ImageError
+
+# Enough to tell a layout; a folder may hold a million.
+LOOKED_AT = 24
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a folder seems to hold; a guess, to be read before it is used.
+
+    Attributes:
+        source: the recipe's `data.source`.
+        folders: names of the two folders, for `two_folders`.
+        direction: which side looks like the source.
+        task: which task the pairs look like.
+        pairs: how many there are to train on.
+        size: the smaller side of a typical image, in pixels.
+        reasons: what each guess rests on, for the comments of a recipe.
+    """
+
+    source: Literal["side_by_side", "two_folders", "derived"]
+    folders: tuple[str, str] | None
+    direction: Literal["AtoB", "BtoA"]
+    task: str
+    pairs: int
+    size: int
+    reasons: dict[str, str]
+
+
+def survey(root: Path) -> Survey:
+    """Look at a folder.
+
+    Raises:
+        DataError: it is missing, or holds no readable images.
+    """
+    if not root.is_dir():
+        raise DataError(f"there is no folder {str(root)!r}")
+    reasons: dict[str, str] = {}
+    folders = _two_folders(root)
+    if folders is not None:
+        both = TwoFolders(root, "train", first=folders[0], second=folders[1])
+        samples = _readable(lambda i: both.pair(i), len(both))
+        count = len(both)
+        reasons["source"] = f"the folders {folders[0]} and {folders[1]} hold files of the same names"
+        source: Literal["side_by_side", "two_folders", "derived"] = "two_folders"
+    else:
+        train = root / "train" if (root / "train").is_dir() else root
+        files = find_images(train)
+        if not files:
+            raise DataError(f"no images below {str(train)!r}")
+        count = len(files)
+        if _mostly_double(files):
+            source = "side_by_side"
+            reasons["source"] = "the images are twice as wide as high: two of them side by side"
+            samples = _readable(lambda i: split_halves(read_image(files[i]), files[i]), count)
+        else:
+            source = "derived"
+            reasons["source"] = "single images, so the source has to be made from each"
+            samples = _readable(lambda i: (read_image(files[i]),) * 2, count)
+    if not samples:
+        raise DataError(f"none of the first images below {str(root)!r} can be read")
+    size = int(np.median([min(first.shape[:2]) for first, _ in samples]))
+    if source == "derived":
+        return Survey(source, None, "AtoB", "edges", count, size, reasons)
+    variety = [float(np.mean([_variety(pair[side]) for pair in samples])) for side in (0, 1)]
+    direction: Literal["AtoB", "BtoA"] = "AtoB" if variety[0] <= variety[1] else "BtoA"
+    plain = 0 if direction == "AtoB" else 1
+    reasons["direction"] = f"the {('first', 'second')[plain]} image of a pair has fewer colours"
+    sources = [pair[plain] for pair in samples]
+    task, reasons["task"] = _task_of(sources)
+    return Survey(source, folders, direction, task, count, size, reasons)
+
+
+def _two_folders(root: Path) -> tuple[str, str] | None:
+    candidates = [("A", "B")]
+    for parent in (root / "train", root):
+        if parent.is_dir():
+            names = sorted(p.name for p in parent.iterdir() if p.is_dir())
+            names = [n for n in names if n not in ("train", "val", "test") and n[0] != "."]
+            if len(names) == 2:
+                candidates.append((names[0], names[1]))
+    for first, second in candidates:
+        try:
+            TwoFolders(root, "train", first=first, second=second)
+        except DataError:
+            continue
+        return first, second
+    return None
+
+
+def _mostly_double(files: list[Path]) -> bool:
+    double = total = 0
+    for path in files[:: max(1, len(files) // LOOKED_AT)]:
+        try:
+            width, height = image_size(path)
+        except ImageError:
+            continue
+        total += 1
+        double += width == 2 * height
+    return double * 2 > total
+
+
+def _readable(pair: object, count: int) -> list[tuple[Image, Image]]:
+    assert callable(pair)
+    found = []
+    for index in range(0, count, max(1, count // LOOKED_AT)):
+        try:
+            found.append(pair(index))
+        except ImageError:
+            continue
+    return found
+
+
+def _variety(image: Image) -> float:
+    """Entropy in bits of the colours, 16 levels a channel."""
+    levels = image.astype(np.int64) // 16
+    colours = levels[..., 0] * 256 + levels[..., 1] * 16 + levels[..., 2]
+    counts = np.bincount(colours.ravel())
+    share = counts[counts > 0] / colours.size
+    return float(-(share * np.log2(share)).sum())
+
+
+def _task_of(sources: list[Image]) -> tuple[str, str]:
+    grey = np.mean([np.ptp(image.astype(np.int16), axis=-1).mean() for image in sources]) < 6
+    light = np.mean([(image.min(axis=-1) > 200).mean() for image in sources])
+    variety = np.mean([_variety(image) for image in sources])
+    if grey and light > 0.6:
+        return "edges", "the sources are grey and mostly white paper"
+    if not grey and variety < 3.5:
+        return "labels", "the sources have few, flat colours"
+    return "paired", "the sources are neither drawings nor flat labels"

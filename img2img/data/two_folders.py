@@ -1,0 +1,93 @@
+"""Pairs in two folders, matched by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from img2img.data.images import Image, Split, find_images, hold_out, read_image
+from img2img.errors import DataError, ImageError
+
+
+class TwoFolders:
+    """Images of the same name in two folders are a pair; suffixes may differ.
+
+    For the folders A and B, `root` holds `train/A` and `train/B`, or `A/train` and `B/train`, or
+    `trainA` and `trainB`, and the same for `val` (or `test`). With `A` and `B` alone, or without
+    validation folders, every tenth pair is held out.
+
+    Args:
+        first: the folder of the first images.
+        second: the folder of the second images.
+
+    Raises:
+        DataError: a folder is missing or empty, or some images have no partner.
+    """
+
+    def __init__(self, root: Path, split: Split, *, first: str = "A", second: str = "B") -> None:
+        if not root.is_dir():
+            raise DataError(
+                f"data.root: there is no folder {str(root)!r}; paths start at the working directory"
+            )
+        held_out = _folders(root, ("val", "test"), first, second)
+        train = _folders(root, ("train", ""), first, second)
+        if train is None:
+            raise DataError(
+                f"data.root: found neither {str(root / 'train' / first)!r} with "
+                f"{str(root / 'train' / second)!r} nor {str(root / first)!r} with "
+                f"{str(root / second)!r}; name the two folders with data.first and data.second"
+            )
+        pairs = _match(*(held_out if split == "val" and held_out is not None else train))
+        if held_out is None:
+            kept = set(hold_out([a for a, _ in pairs], split))
+            pairs = [pair for pair in pairs if pair[0] in kept]
+        self.files = pairs
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def name(self, index: int) -> str:
+        return str(self.files[index][0])
+
+    def pair(self, index: int) -> tuple[Image, Image]:
+        first, second = self.files[index]
+        images = read_image(first), read_image(second)
+        (height, width), (height2, width2) = images[0].shape[:2], images[1].shape[:2]
+        if (height, width) != (height2, width2):
+            raise ImageError(
+                first, f"{width}x{height} pixels, but its partner {second} has {width2}x{height2}"
+            )
+        return images
+
+
+def _folders(
+    root: Path, splits: tuple[str, ...], first: str, second: str
+) -> tuple[Path, Path] | None:
+    for split in splits:
+        for form in ("{split}/{name}", "{name}/{split}", "{split}{name}"):
+            pair = [root / form.format(split=split, name=name).strip("/") for name in (first, second)]
+            if pair[0].is_dir() and pair[1].is_dir():
+                return pair[0], pair[1]
+    return None
+
+
+def _match(first: Path, second: Path) -> list[tuple[Path, Path]]:
+    sides = []
+    for folder in (first, second):
+        found: dict[str, Path] = {}
+        for path in find_images(folder):
+            key = str(path.relative_to(folder).with_suffix(""))
+            if key in found:
+                raise DataError(f"data.root: {found[key]} and {path} differ in their suffix only")
+            found[key] = path
+        if not found:
+            raise DataError(f"data.root: no images below {str(folder)!r}")
+        sides.append(found)
+    alone = [sides[0][key] for key in sorted(sides[0].keys() - sides[1].keys())]
+    alone += [sides[1][key] for key in sorted(sides[1].keys() - sides[0].keys())]
+    if alone:
+        more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+        raise DataError(
+            f"data.root: no partner of the same name for {', '.join(map(str, alone[:3]))}{more}; "
+            f"each image in {first} needs one in {second}: add it, or move these away"
+        )
+    return [(sides[0][key], sides[1][key]) for key in sorted(sides[0])]

@@ -1,0 +1,195 @@
+"""TOML with the line of every key, and `--set` overrides on top."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from img2img.errors import RecipeError
+
+KeyPath = tuple[str | int, ...]
+
+
+class Document:
+    """A parsed TOML text that can say where each key came from.
+
+    Attributes:
+        data: the values, overrides included.
+        label: the file's name for messages.
+    """
+
+    def __init__(self, text: str, label: str) -> None:
+        self.label = label
+        try:
+            self.data: dict[str, Any] = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError([_syntax_problem(error, text, label)]) from error
+        # A deep nest of brackets ends the parser's recursion, not the program.
+        except RecursionError as error:
+            raise RecipeError([f"{label}: nested too deeply to be a recipe"]) from error
+        self._origins: dict[KeyPath, str] = {
+            path: f"{label}:{line}" for path, line in key_lines(text)
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> Document:
+        """Parse a file.
+
+        Raises:
+            RecipeError: it cannot be read or is not TOML.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise RecipeError([f"{path}: not a text file in UTF-8, so not a recipe"]) from error
+        except OSError as error:
+            raise RecipeError([f"{path}: cannot be read ({error.strerror})"]) from error
+        return cls(text, str(path))
+
+    def where(self, path: KeyPath) -> str:
+        """`file:line` of a key, or of the table it would be in, or the `--set` it came from."""
+        for length in range(len(path), 0, -1):
+            if origin := self._origins.get(path[:length]):
+                return origin
+        return self.label
+
+    def override(self, assignments: Iterable[str]) -> None:
+        """Apply `key=value` strings: dotted keys, TOML values, and plain strings where not TOML.
+
+        An entry of a list is named by its number or, where it has one, its `name`.
+
+        Raises:
+            RecipeError: an assignment that is none, or a key inside something that is no table.
+        """
+        problems = []
+        for assignment in assignments:
+            try:
+                path, value = parse_assignment(assignment)
+                self._place(path, value, f"--set {assignment}")
+            except ValueError as error:
+                problems.append(f"--set {assignment}: {error}")
+        if problems:
+            raise RecipeError(problems)
+
+    def _place(self, keys: list[str], value: Any, origin: str) -> None:
+        table: Any = self.data
+        path: KeyPath = ()
+        for i, key in enumerate(keys):
+            step: str | int = _list_index(table, key) if isinstance(table, list) else key
+            path = (*path, step)
+            if i == len(keys) - 1:
+                table[step] = value
+                stale = [known for known in self._origins if known[: len(path)] == path]
+                for known in stale:
+                    del self._origins[known]
+                self._origins[path] = origin
+                return
+            table = table.setdefault(step, {}) if isinstance(table, dict) else table[step]
+            if not isinstance(table, (dict, list)):
+                raise ValueError(f"{'.'.join(keys[: i + 1])} is a value and has no keys")
+
+
+def parse_assignment(assignment: str) -> tuple[list[str], Any]:
+    """`a.b=1` as (["a", "b"], 1).
+
+    Raises:
+        ValueError: there is no `=`, or the key is no TOML key.
+    """
+    key, equals, text = assignment.partition("=")
+    if not equals:
+        raise ValueError("expected key=value")
+    path = []
+    try:
+        table: Any = tomllib.loads(f"{key} = 0")
+    except tomllib.TOMLDecodeError:
+        raise ValueError(f"{key.strip()!r} is not a key; expected key=value") from None
+    while isinstance(table, dict) and len(table) == 1:
+        ((name, table),) = table.items()
+        path.append(name)
+    if table != 0:
+        raise ValueError(f"{key.strip()!r} is not a key; expected key=value")
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        parsed = {}
+    return path, parsed["value"] if parsed.keys() == {"value"} else text
+
+
+def key_lines(text: str) -> Iterator[tuple[KeyPath, int]]:
+    """Every key of a valid TOML text with the line (from 1) its statement starts on.
+
+    A statement is the shortest run of lines that parses by itself, so that the standard parser, not
+    a second one, decides where multi-line strings and arrays end.
+    """
+    lines = text.splitlines()
+    counts: dict[KeyPath, int] = {}
+    prefix: KeyPath = ()
+    at = 0
+    while at < len(lines):
+        start, statement = at, lines[at]
+        at += 1
+        header = statement.lstrip().startswith("[")
+        while (parsed := _try_parse(statement)) is None and at < len(lines):
+            statement += "\n" + lines[at]
+            at += 1
+        if parsed is None:
+            return
+        if header:
+            prefix = _header_path(parsed, counts)
+            yield prefix, start + 1
+        else:
+            yield from ((path, start + 1) for path in _paths(parsed, prefix))
+
+
+def _header_path(parsed: dict[str, Any], counts: dict[KeyPath, int]) -> KeyPath:
+    path: KeyPath = ()
+    value: Any = parsed
+    while value:
+        ((key, value),) = value.items()
+        path = (*path, key)
+        if isinstance(value, list):
+            counts[path] = counts.get(path, -1) + 1
+            path, value = (*path, counts[path]), value[0]
+        elif path in counts:
+            path = (*path, counts[path])
+    return path
+
+
+def _paths(value: Any, prefix: KeyPath) -> Iterator[KeyPath]:
+    items: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for key, inner in items:
+        yield (*prefix, key)
+        yield from _paths(inner, (*prefix, key))
+
+
+def _try_parse(statement: str) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(statement)
+    except tomllib.TOMLDecodeError:
+        return None
+
+
+def _list_index(entries: list[Any], key: str) -> int:
+    if key.isdecimal() and int(key) < len(entries):
+        return int(key)
+    names = [entry.get("name") if isinstance(entry, dict) else None for entry in entries]
+    if key in names:
+        return names.index(key)
+    known = ", ".join(str(name) for name in names if name)
+    raise ValueError(f"{key!r} is no entry of that list, which has {known or len(entries)}")
+
+
+def _syntax_problem(error: tomllib.TOMLDecodeError, text: str, label: str) -> str:
+    message = str(error)
+    what, _, place = message.partition(" (at ")
+    if place.startswith("line "):
+        return f"{label}:{place.split()[1].rstrip(',')}: not valid TOML: {what}"
+    if "end of document" in place:
+        return f"{label}:{len(text.splitlines())}: not valid TOML: {what} (at the end)"
+    return f"{label}: not valid TOML: {message}"

@@ -1,0 +1,186 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+
+
+from img2img.bundle import save_bundle
+from img2img.data.loading import Batch, batches, steps_per_epoch
+from img2img.engine.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
+from img2img.engine.events import Events
+from img2img.engine.interrupt import StopRequest
+from img2img.engine.run import Run
+from img2img.engine.schedule import rate_factor
+from img2img.engine.state import TrainState
+from img2img.errors import DataError, Img2ImgError, Interrupted
+from img2img.evaluation.scores import baselines, readable, spread, validate
+from img2img.inference import Translator
+from img2img.report.page import write_report
+from img2img.report.sheet import write_sheet
+
+OnStep = Callable[[int], None]
+
+
+def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None:
+    """Train from where the run directory stands to the end, and leave it finished.
+
+    Raises:
+        Interrupted: by SIGINT or SIGTERM; the state was saved.
+        Img2ImgError: a loss is not finite, too many pairs are unreadable, or the disk is full.
+    """
+    directory, plan, method = run.directory, run.plan, run.method
+    state = TrainState(method)
+    found = find_checkpoints(directory)
+    if found:
+        load_checkpoint(found[-1], state)
+    directory.drop_metrics_after(state.step)
+    directory.drop_samples_after(state.step)
+    events.tell(
+        "on_run_start",
+        run_dir=directory.path,
+        recipe=run.recipe,
+        start_step=state.step,
+        total_steps=plan.total_steps,
+    )
+    per_epoch = steps_per_epoch(len(run.train_pairs), plan.batch_size)
+    loader = batches(
+        run.train_pairs,
+        batch_size=plan.batch_size,
+        start=state.step,
+        stop=plan.total_steps,
+        workers=plan.workers,
+        pin_memory=run.device.type == "cuda",
+    )
+    unreadable = _Unreadable(len(run.train_pairs))
+    for network in method.networks.values():
+        network.train()
+    if state.step == 0:
+        _write_samples(run, state, events)
+    began = time.perf_counter() - state.elapsed_s
+    window_began = time.perf_counter() - state.window_s
+    with StopRequest() as stop:
+        for batch in loader:
+            unreadable.note(batch)
+            source = batch.source.to(run.device, non_blocking=True)
+            target = batch.target.to(run.device, non_blocking=True)
+            factor = rate_factor(plan.schedule, state.step, plan.total_steps, plan.decay_from)
+            state.scale_rates(factor)
+            state.window.add(method.step(source, target))
+            state.step += 1
+            state.images += len(source)
+            state.window_images += len(source)
+            on_step(state.step)
+
+            last = state.step == plan.total_steps or stop.requested
+            if state.step % plan.log_every == 0 or state.step == plan.total_steps:
+                losses = state.window.means()  # waits for the device
+                now = time.perf_counter()
+                state.elapsed_s = now - began
+                speed = state.window_images / max(now - window_began, 1e-9)
+                state.window_images, window_began = 0, now
+                line = {
+                    "step": state.step,
+                    "epoch": (state.step - 1) // per_epoch,
+                    "images": state.images,
+                    "elapsed_s": round(state.elapsed_s, 3),
+                    "images_per_s": round(speed, 3),
+                    "losses": losses,
+                }
+                directory.add_metrics(line)
+                events.tell("on_metrics", metrics=line)
+                _check_finite(losses, state.step)
+            if state.step % plan.sample_every == 0 or state.step == plan.total_steps:
+                _write_samples(run, state, events)
+            due = plan.validate_every and state.step % plan.validate_every == 0
+            if due or state.step == plan.total_steps:
+                _validate(run, state, events)
+            if state.step % plan.checkpoint_every == 0 or last:
+                # What passed since the last log line belongs to the next one, after a resume too.
+                state.elapsed_s = time.perf_counter() - began
+                state.window_s = time.perf_counter() - window_began
+                path = save_checkpoint(directory, state, plan.keep_checkpoints)
+                _write_bundle(run, state)
+                events.tell("on_checkpoint", step=state.step, path=path)
+            if last:
+                break
+    finished = state.step >= plan.total_steps
+    if not directory.model.is_file():
+        _write_bundle(run, state)
+    write_report(directory.path)
+    events.tell("on_run_end", run_dir=directory.path, step=state.step, finished=finished)
+    if not finished:
+        raise Interrupted(
+            f"stopped at step {state.step} of {plan.total_steps}; everything is saved, and the same "
+            f"command with --resume goes on"
+        )
+
+
+class _Unreadable:
+    """Counts pairs that were replaced because they could not be read; says each one once."""
+
+    def __init__(self, pairs: int) -> None:
+        self.limit = max(3, pairs // 10)
+        self.seen: set[str] = set()
+
+    def note(self, batch: Batch) -> None:
+        for path, reason in batch.skipped:
+            if path not in self.seen:
+                self.seen.add(path)
+                warnings.warn(f"skipped {path}: {reason}", RuntimeWarning, stacklevel=2)
+        if len(self.seen) > self.limit:
+            raise DataError(
+                f"{len(self.seen)} pairs cannot be read, which is too many to go on; "
+                f"`img2img check` lists them"
+            )
+
+
+def _check_finite(losses: dict[str, float], step: int) -> None:
+    wrong = [name for name, value in losses.items() if not math.isfinite(value)]
+    if wrong:
+        raise Img2ImgError(
+            f"the loss {wrong[0]!r} is not finite at step {step}; the last checkpoint is intact. "
+            f"Lower method.learning_rate or use --precision float32"
+        )
+
+
+def _translator(run: Run) -> Translator:
+    # A copy, because its test-time form must leave the network in training alone.
+    return Translator(
+        copy.deepcopy(run.method.generator), run.task, run.policy, device=run.device
+    )
+
+
+def _write_samples(run: Run, state: TrainState, events: Events) -> None:
+    translator, task = _translator(run), run.task
+    rows = []
+    pairs = run.validation_pairs
+    for source, target in readable(pairs, spread(len(pairs), run.plan.sample_count)):
+        output = translator.translate(source[None]).cpu()[0]
+        shown = [task.decode_source(source), task.decode_target(output, source)]
+        rows.append([*shown, task.decode_target(target, source)])
+    if rows:
+        path = run.directory.sample_path(state.step)
+        write_sheet(path, rows)
+        events.tell("on_samples", step=state.step, path=path)
+
+
+def _validate(run: Run, state: TrainState, events: Events) -> None:
+    scores = validate(_translator(run), run.validation_pairs)
+    if state.step == run.plan.total_steps:
+        scores |= baselines(run.still_pairs, run.validation_pairs, run.task)
+    if scores:
+        line = {"step": state.step, "validation": scores}
+        run.directory.add_metrics(line)
+        events.tell("on_metrics", metrics=line)
+
+
+def _write_bundle(run: Run, state: TrainState) -> None:
+    weights = dict(run.method.generator.state_dict())
+    info = replace(run.bundle, trained={**run.bundle.trained, "step": state.step})
+    save_bundle(run.directory.model, weights, info)

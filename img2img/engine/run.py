@@ -1,0 +1,76 @@
+"""A run, assembled: plain values, modules and data, ready to train."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from img2img.bundle import BundleInfo
+from img2img.data.loading import PairDataset
+from img2img.engine.directory import RunDirectory
+from img2img.inference import Policy
+from img2img.methods import Method
+from img2img.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long to train and how often to look.
+
+    Attributes:
+        total_steps: steps in the whole run.
+        batch_size: pairs a step.
+        seed: of data order and augmentation.
+        log_every, sample_every, checkpoint_every: in steps.
+        validate_every: in steps; None only at the end.
+        sample_count: rows of a sample sheet.
+        keep_checkpoints: how many remain.
+        schedule, decay_from: see `img2img.engine.schedule`.
+        workers: processes that load data; 0 loads in this one.
+    """
+
+    total_steps: int
+    batch_size: int
+    seed: int
+    log_every: int
+    sample_every: int
+    checkpoint_every: int
+    validate_every: int | None
+    sample_count: int
+    keep_checkpoints: int
+    schedule: str
+    decay_from: float
+    workers: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that training needs; no recipe, registry or name of a component in it.
+
+    Attributes:
+        directory: where it writes.
+        method: networks, optimizers and the step.
+        task: turns tensors into images for the samples.
+        train_pairs: augmented pairs to train on.
+        still_pairs: the same pairs as validation sees them, for the mean target.
+        validation_pairs: held-out pairs.
+        plan: how long, how often.
+        policy: how the finished model behaves.
+        device: where it trains.
+        bundle: what the finished model says of itself.
+        recipe: the whole recipe as plain values, for those who watch.
+    """
+
+    directory: RunDirectory
+    method: Method
+    task: Task
+    train_pairs: PairDataset
+    still_pairs: PairDataset
+    validation_pairs: PairDataset
+    plan: Plan
+    policy: Policy
+    device: torch.device
+    bundle: BundleInfo
+    recipe: dict[str, Any]

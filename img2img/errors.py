@@ -1,0 +1,62 @@
+"""What can go wrong, as types the command line knows how to show.
+
+Everything a user can cause derives from `Img2ImgError`; its text is the whole message, and says
+the way out. `exit_code` follows the interface: 1 failed while running, 2 the request is wrong,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class Img2ImgError(Exception):
+    """Something failed while running."""
+
+    exit_code = 1
+
+
+class RequestError(Img2ImgError):
+    """The request is wrong: usage, output folder, device."""
+
+    exit_code = 2
+
+
+class RecipeError(RequestError):
+    """One or more mistakes in a recipe, each already carrying its file and line."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class DataError(RequestError):
+    """The data a recipe names is missing, empty or does not pair up."""
+
+
+class ModelFileError(RequestError):
+    """A file given as a model is not a bundle, or cannot be rebuilt here."""
+
+
+class PluginError(RequestError):
+    """A plugin that was asked for by name cannot be loaded, or registers something unusable."""
+
+
+class ImageError(Img2ImgError):
+    """One image cannot be read. The rest of a folder can."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path}: {reason}")
+
+    def __reduce__(self) -> tuple[type[ImageError], tuple[Path, str]]:
+        # Crosses process borders in loader workers; the default would call __init__ with one string.
+        return (ImageError, (self.path, self.reason))
+
+
+class Interrupted(Img2ImgError):
+    """Stopped by SIGINT or SIGTERM after the state was saved."""
+
+    exit_code = 130

@@ -1,0 +1,111 @@
+"""How near outputs are to their targets, and what trivial answers would score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.image.psnr import peak_signal_noise_ratio
+
+from img2img.data.images import Image
+from img2img.data.loading import PairDataset
+from img2img.errors import ImageError
+from img2img.inference import Translator
+from img2img.tasks.base import Task
+
+# Enough for a steady number while training; `img2img run` should not wait on its own scores.
+MOST_PAIRS = 200
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Up to `most` indices of `count`, evenly spaced and always the same."""
+    if count <= most:
+        return list(range(count))
+    return [i * count // most for i in range(most)]
+
+
+def score_images(output: Image, target: Image) -> dict[str, float]:
+    """Scores of one image, both (H, W, 3) uint8, taken in [0, 1].
+
+    `l1` mean absolute difference, `psnr` in dB, `ssim` with an 11-pixel Gaussian window where the
+    image has room for one (torchmetrics).
+    """
+    a, b = (_unit(image) for image in (output, target))
+    scores = {"l1": float((a - b).abs().mean())}
+    # Two equal images have no finite PSNR; 8 bits cannot show more than this.
+    scores["psnr"] = min(float(peak_signal_noise_ratio(a, b, data_range=1.0)), 100.0)
+    if min(output.shape[:2]) >= 11:
+        ssim = structural_similarity_index_measure(a, b, data_range=1.0)
+        assert isinstance(ssim, torch.Tensor)
+        scores["ssim"] = float(ssim)
+    return scores
+
+
+def validate(translator: Translator, dataset: PairDataset, most: int = MOST_PAIRS) -> dict[str, float]:
+    """Mean scores over validation pairs, evenly chosen; unreadable ones are left out.
+
+    Returns:
+        `l1`, `psnr`, `ssim`; empty if no pair could be read.
+    """
+    task = translator.task
+    scores = []
+    for source, target in readable(dataset, spread(len(dataset), most)):
+        output = translator.translate(source[None]).cpu()[0]
+        shown = task.decode_target(output, source), task.decode_target(target, source)
+        scores.append(score_images(*shown))
+    return _means(scores)
+
+
+def baselines(
+    train: PairDataset, validation: PairDataset, task: Task, most: int = MOST_PAIRS
+) -> dict[str, float]:
+    """L1 of two answers that need no model; a model worth having beats both.
+
+    Returns:
+        `l1_source`: handing back the source; `l1_mean_target`: the mean of the training targets.
+        Both datasets must give images of one size.
+    """
+    total: NDArray[np.float64] | None = None
+    count = 0
+    for source, target in readable(train, spread(len(train), most)):
+        image = task.decode_target(target, source).astype(np.float64)
+        total = image if total is None else total + image
+        count += 1
+    if total is None:
+        return {}
+    mean = total / count
+    scores = []
+    for source, target in readable(validation, spread(len(validation), most)):
+        image = task.decode_target(target, source).astype(np.float64)
+        shown = task.decode_source(source).astype(np.float64)
+        scores.append(
+            {
+                "l1_source": float(np.abs(shown - image).mean() / 255),
+                "l1_mean_target": float(np.abs(mean - image).mean() / 255),
+            }
+        )
+    return _means(scores)
+
+
+def readable(
+    dataset: PairDataset, indices: Iterable[int]
+) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+    """Tensors (C, H, W) of those pairs that can be read."""
+    for index in indices:
+        try:
+            yield dataset.tensors(index)
+        except ImageError:
+            continue
+
+
+def _means(scores: Sequence[dict[str, float]]) -> dict[str, float]:
+    if not scores:
+        return {}
+    return {name: float(np.mean([s[name] for s in scores])) for name in scores[0]}
+
+
+def _unit(image: Image) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255

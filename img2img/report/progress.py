@@ -1,0 +1,79 @@
+"""The live display of a run on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+
+from img2img.hookspecs import hookimpl
+
+
+class ProgressDisplay:
+    """Step, losses, images/s and time left; a plain line now and then where there is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._total = 0
+        self._last_line = 0.0
+
+    @hookimpl
+    def on_run_start(self, start_step: int, total_steps: int) -> None:
+        self._total = total_steps
+        if not self._console.is_terminal:
+            return
+        self._progress = Progress(
+            TextColumn("[bold]step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[losses]}", style="dim"),
+            console=self._console,
+            refresh_per_second=4,
+        )
+        self._task = self._progress.add_task(
+            "", total=total_steps, completed=start_step, speed="", losses=""
+        )
+        self._progress.start()
+
+    def advance(self, step: int) -> None:
+        """Show that a step is done; costs next to nothing."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step)
+
+    @hookimpl
+    def on_metrics(self, metrics: Mapping[str, Any]) -> None:
+        if "losses" not in metrics:
+            return
+        losses = "  ".join(f"{name} {value:.3f}" for name, value in metrics["losses"].items())
+        speed = f"{metrics['images_per_s']:.1f} images/s"
+        if self._progress is not None:
+            self._progress.update(self._task, speed=speed, losses=losses)
+        elif metrics["elapsed_s"] - self._last_line >= 10 or metrics["step"] == self._total:
+            # A log file wants a line every ten seconds, not an animation.
+            self._last_line = metrics["elapsed_s"]
+            left = (self._total - metrics["step"]) * (metrics["elapsed_s"] / metrics["step"])
+            self._console.print(
+                f"step {metrics['step']}/{self._total}  {speed}  {left:.0f} s left  {losses}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+    @hookimpl
+    def on_run_end(self, run_dir: Path) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the live display away, also after an error."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None

@@ -1,0 +1,48 @@
+"""Grey to colour, in Lab."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from img2img.tasks.base import Image, Interpolation
+
+
+class Colorization:
+    """Grey to colour: lightness L in, a and b out, in CIE Lab (D65); shown as sRGB.
+
+    L (0 to 100) becomes L / 50 - 1; a and b are divided by 110, the authors' scaling, and clipped to
+    [-1, 1]. The output keeps the source's L exactly. Both may come from one folder of photos:
+    `data.source = "derived"` with `derive = "copy"`. Source: arXiv 1611.07004, section 6.2.
+    """
+
+    source_channels = 1
+    target_channels = 2
+    source_interpolation: Interpolation = "smooth"
+    target_interpolation: Interpolation = "smooth"
+
+    def encode_source(self, image: Image) -> Tensor:
+        lightness = _lab(image)[..., :1].transpose(2, 0, 1)
+        return torch.from_numpy(np.ascontiguousarray(lightness / 50 - 1))
+
+    def encode_target(self, image: Image) -> Tensor:
+        chroma = _lab(image)[..., 1:].transpose(2, 0, 1)
+        return torch.from_numpy(np.ascontiguousarray(np.clip(chroma / 110, -1, 1)))
+
+    def decode_source(self, source: Tensor) -> Image:
+        return self.decode_target(source.new_zeros(2, *source.shape[1:]), source)
+
+    def decode_target(self, target: Tensor, source: Tensor) -> Image:
+        lightness = (source.detach().float().cpu() + 1) * 50
+        lab = torch.cat([lightness, target.detach().float().cpu() * 110]).numpy()
+        rgb = cv2.cvtColor(np.ascontiguousarray(lab.transpose(1, 2, 0)), cv2.COLOR_Lab2RGB)
+        image: Image = np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
+        return image
+
+
+def _lab(image: Image) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """(H, W, 3) sRGB uint8 to float32 Lab; floats, because 8-bit Lab would lose two bits."""
+    lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
+    return lab.astype(np.float32, copy=False)

@@ -1,0 +1,126 @@
+"""From a recipe to a finished run directory: what `img2img run` and `img2img.train` share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tomli_w
+
+from img2img.assemble import assemble, environment
+from img2img.engine.directory import RunDirectory
+from img2img.engine.events import Events
+from img2img.engine.loop import train
+from img2img.engine.precision import resolve_device, resolve_precision
+from img2img.errors import RequestError
+from img2img.plugins import Plugins
+from img2img.recipe import Recipe, find_recipe, load_recipe
+from img2img.report.tensorboard import TensorBoardLogger
+
+if TYPE_CHECKING:
+    from img2img.inference import Translator
+
+# What may differ between a run and its continuation: it changes how long, where and how often
+# something is written, not what is learned in a step.
+MAY_CHANGE = frozenset(
+    "description requires data.root data.workers train.steps train.epochs train.log_every "
+    "train.sample_every train.sample_count train.checkpoint_every train.keep_checkpoints "
+    "train.validate_every train.precision inference.statistics inference.dropout".split()
+)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run directory and what its last validation said.
+
+    Attributes:
+        path: the run directory.
+        validation: scores by name, with the two baselines; empty if no pair could be read.
+    """
+
+    path: Path
+    validation: dict[str, float]
+
+    def load(self, *, device: str = "auto") -> Translator:
+        """The trained model."""
+        import img2img
+
+        return img2img.load(self.path, device=device)
+
+
+def train_recipe(
+    recipe_name: str,
+    plugins: Plugins,
+    *,
+    overrides: Sequence[str] = (),
+    out: Path | None = None,
+    resume: bool = False,
+    fresh: bool = False,
+    device: str = "auto",
+    precision: str | None = None,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> FinishedRun:
+    """Train a recipe; see `img2img.train`. Nothing is written before all of it proved valid."""
+    recipe = load_recipe(find_recipe(recipe_name), plugins.registry, overrides)
+    chosen = resolve_device(device)
+    directory = RunDirectory(out or Path("runs") / recipe.name)
+    directory.check(resume=resume, fresh=fresh)
+    if resume and directory.holds_run():
+        _check_same(recipe, load_recipe(directory.recipe, plugins.registry), directory)
+    run = assemble(recipe, plugins, directory, device=chosen, precision=precision)
+    directory.prepare(resume=resume, fresh=fresh)
+    if not plugins.manager.has_plugin("tensorboard"):
+        plugins.manager.register(TensorBoardLogger(), name="tensorboard")
+    directory.write_text(directory.recipe, recipe.to_toml())
+    resolved = resolve_precision(precision or recipe.train.precision, chosen)
+    about = environment(plugins, run, resolved)
+    directory.write_text(directory.environment, json.dumps(about, indent=2) + "\n")
+    train(run, Events(plugins.manager), on_step)
+    return FinishedRun(directory.path, last_validation(directory))
+
+
+def last_validation(directory: RunDirectory) -> dict[str, float]:
+    """The last validation scores in `metrics.jsonl`."""
+    scores: dict[str, float] = {}
+    for line in directory.metrics.read_text(encoding="utf-8").splitlines():
+        scores = json.loads(line).get("validation", scores)
+    return scores
+
+
+def to_assignments(overrides: Mapping[str, Any]) -> list[str]:
+    """Python values as `key=value`, the form `--set` has."""
+    return [
+        f"{key}={tomli_w.dumps({'v': value}).partition('=')[2].strip()}"
+        for key, value in overrides.items()
+    ]
+
+
+def _check_same(new: Recipe, old: Recipe, directory: RunDirectory) -> None:
+    before, after = _flat(old.to_dict()), _flat(new.to_dict())
+    changed = [
+        f"  {key}: {before.get(key, 'not set')!r} -> {after.get(key, 'not set')!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and key not in MAY_CHANGE
+    ]
+    if changed:
+        raise RequestError(
+            f"{directory.path} was started with other settings, which a run cannot change midway:\n"
+            + "\n".join(changed)
+            + "\nUse --fresh to start over, or --out for another directory"
+        )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        items = [(str(key), inner) for key, inner in value.items()]
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        items = [(str(i), inner) for i, inner in enumerate(value)]
+    else:
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for key, inner in items:
+        found |= _flat(inner, f"{prefix}.{key}" if prefix else key)
+    return found
