@@ -11,7 +11,6 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import albumentations as A
 import cv2
-import numpy as np
 
 from img2img.data.images import Image
 from img2img.tasks.base import Interpolation
@@ -58,14 +57,19 @@ class Augmentation:
         source_interpolation: Interpolation = "smooth",
         target_interpolation: Interpolation = "smooth",
     ) -> None:
+        # The smooth one is what albumentations calls the image; another kind goes as its mask, which
+        # is resized to the nearest pixel.
+        self._source_leads = source_interpolation == "smooth"
+        alike = source_interpolation == target_interpolation
+        nearest = alike and source_interpolation == "nearest"
         steps: list[Any] = [
             A.Resize(
                 load_size,
                 load_size,
-                interpolation=cv2.INTER_CUBIC,
+                interpolation=cv2.INTER_NEAREST_EXACT if nearest else cv2.INTER_CUBIC,
                 mask_interpolation=cv2.INTER_NEAREST_EXACT,
                 # Cubic would skip pixels when shrinking; the mean over an area does not.
-                area_for_downscale="image",
+                area_for_downscale=None if nearest else "image",
             )
         ]
         if crop_size < load_size:
@@ -74,12 +78,9 @@ class Augmentation:
             steps.append(A.HorizontalFlip(p=0.5))
         if rotate:
             steps.append(A.RandomRotate90(p=1.0))
-        # albumentations resizes what it calls a mask to the nearest pixel.
-        kinds = {
-            "source_image": "mask" if source_interpolation == "nearest" else "image",
-            "target_image": "mask" if target_interpolation == "nearest" else "image",
-        }
-        self._geometry = A.Compose(steps, additional_targets=kinds, seed=0)
+        self._geometry = A.Compose(
+            steps, additional_targets={"other": "image" if alike else "mask"}, seed=0
+        )
         self._color = None
         if color:
             self._color = A.Compose(
@@ -97,15 +98,16 @@ class Augmentation:
 
     def __call__(self, source: Image, target: Image, seed: int) -> tuple[Image, Image]:
         self._geometry.set_random_seed(seed)
-        both = self._geometry(
-            # A Compose wants an `image`; one pixel is the cheapest.
-            image=np.zeros((1, 1, 3), np.uint8), source_image=source, target_image=target
-        )
-        moved = both["source_image"]
+        if self._source_leads:
+            both = self._geometry(image=source, other=target)
+            source, target = both["image"], both["other"]
+        else:
+            both = self._geometry(image=target, other=source)
+            source, target = both["other"], both["image"]
         if self._color is not None:
             self._color.set_random_seed(seed)
-            moved = self._color(image=moved)["image"]
-        return moved, both["target_image"]
+            source = self._color(image=source)["image"]
+        return source, target
 
 
 def _around_one(amount: float) -> tuple[float, float]:
