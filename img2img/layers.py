@@ -10,7 +10,7 @@ Norm = Literal["batch", "instance", "none"]
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalisation that also takes a single value per channel. Shape: (B, C, H, W), same out.
+    """Batch normalisation that also takes a single value a channel. Shape: (B, C, H, W), same out.
 
     With one 1x1 map in the batch the normalised value is exactly 0, so the output is the bias
     alone. That is what the paper's erratum (arXiv 1611.07004v3, section 6.1) describes for batch
@@ -65,5 +65,3 @@ def check_positive(**values: float) -> None:
 def spatial(images: Tensor) -> str:
     """`HxW` of a batch, for messages."""
     return f"{images.shape[-2]}x{images.shape[-1]}"
-
-

@@ -9,7 +9,7 @@ from typing import Any
 # Before the import, which would otherwise ask the network for a newer version.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
-import albumentations as A
+import albumentations as A  # type: ignore[import-untyped]
 import cv2
 
 from img2img.data.images import Image
@@ -30,7 +30,7 @@ class ColorChange:
 
 
 class Augmentation:
-    """Resize, crop, mirror and turn both images of a pair alike; change colours of the source alone.
+    """Resize, crop, mirror and turn both images of a pair alike; change the source's colours alone.
 
     Shape: two (H, W, 3) uint8 images -> two (crop_size, crop_size, 3). A pure function of the pair
     and the seed, so that a resumed run sees what an uninterrupted one would. Source: arXiv
@@ -57,8 +57,8 @@ class Augmentation:
         source_interpolation: Interpolation = "smooth",
         target_interpolation: Interpolation = "smooth",
     ) -> None:
-        # The smooth one is what albumentations calls the image; another kind goes as its mask, which
-        # is resized to the nearest pixel.
+        # The smooth one is what albumentations calls the image; another kind goes as its mask,
+        # which is resized to the nearest pixel.
         self._source_leads = source_interpolation == "smooth"
         alike = source_interpolation == target_interpolation
         nearest = alike and source_interpolation == "nearest"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 
 from img2img.errors import DataError, ImageError
 
@@ -39,7 +39,7 @@ def read_image(path: Path) -> Image:
         raise
     except FileNotFoundError:
         raise ImageError(path, "there is no such file") from None
-    except PillowImage.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(path, "not an image that can be read") from None
     # Decoders meet strangers' bytes and raise whatever they like: struct.error, SyntaxError, ...
     except Exception as error:
@@ -70,7 +70,9 @@ def write_image(path: Path, image: Image) -> None:
     Raises:
         OSError: the folder cannot be written to.
     """
-    options = {"quality": QUALITY} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    options: dict[str, Any] = {}
+    if path.suffix.lower() in (".jpg", ".jpeg", ".webp"):
+        options["quality"] = QUALITY
     # The suffix tells Pillow the format; the leading dot hides it from whoever lists the folder.
     handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
     os.close(handle)

@@ -54,7 +54,9 @@ def survey(root: Path) -> Survey:
         both = TwoFolders(root, "train", first=folders[0], second=folders[1])
         samples = _readable(lambda i: both.pair(i), len(both))
         count = len(both)
-        reasons["source"] = f"the folders {folders[0]} and {folders[1]} hold files of the same names"
+        reasons["source"] = (
+            f"the folders {folders[0]} and {folders[1]} hold files of the same names"
+        )
         source: Literal["side_by_side", "two_folders", "derived"] = "two_folders"
     else:
         train = root / "train" if (root / "train").is_dir() else root

@@ -90,7 +90,7 @@ def draw_landscape(rng: np.random.Generator, size: int) -> tuple[Image, Image]:
 
 
 class _Canvas:
-    """Draws everything twice: as a black outline on white, and filled. Coordinates are in [0, 1]."""
+    """Draws everything twice: a black outline on white, and filled. Coordinates are in [0, 1]."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -127,9 +127,7 @@ class _Canvas:
         return np.array(lines), np.array(coloured)
 
 
-def _sky_and_ground(
-    canvas: _Canvas, rng: np.random.Generator, horizon: float, night: bool
-) -> None:
+def _sky_and_ground(canvas: _Canvas, rng: np.random.Generator, horizon: float, night: bool) -> None:
     x = np.linspace(0, 1, canvas.side)
     waves = rng.uniform(0.01, 0.05) * np.sin(x * rng.uniform(3, 8) + rng.uniform(0, 6))
     line = horizon + waves
@@ -145,7 +143,9 @@ def _sky_and_ground(
     canvas.paint.paste(PillowImage.fromarray(np.rint(pixels).astype(np.uint8)))
     # The night's sky has its colours already, so the tint must leave it alone.
     canvas.glow.paste(PillowImage.fromarray(np.where(ground, 0, 255).astype(np.uint8)))
-    points = [(float(a) * canvas.side, float(b) * canvas.side) for a, b in zip(x, line, strict=True)]
+    points = [
+        (float(a) * canvas.side, float(b) * canvas.side) for a, b in zip(x, line, strict=True)
+    ]
     ImageDraw.Draw(canvas.lines).line(points, fill=0, width=canvas.stroke)
 
 

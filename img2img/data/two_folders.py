@@ -64,7 +64,9 @@ def _folders(
 ) -> tuple[Path, Path] | None:
     for split in splits:
         for form in ("{split}/{name}", "{name}/{split}", "{split}{name}"):
-            pair = [root / form.format(split=split, name=name).strip("/") for name in (first, second)]
+            pair = [
+                root / form.format(split=split, name=name).strip("/") for name in (first, second)
+            ]
             if pair[0].is_dir() and pair[1].is_dir():
                 return pair[0], pair[1]
     return None

@@ -77,9 +77,7 @@ def build_encoder(
         layer = nn.Sequential()
         if i > 0:
             layer.append(nn.LeakyReLU(0.2))
-        layer.append(
-            nn.Conv2d(in_channels, channels, 4, stride=2, padding=1, bias=conv_bias(norm))
-        )
+        layer.append(nn.Conv2d(in_channels, channels, 4, stride=2, padding=1, bias=conv_bias(norm)))
         if 0 < i < depth - 1 or (i == depth - 1 and innermost_norm):
             layer.append(norm_layer(norm, channels))
         layers.append(layer)
@@ -114,9 +112,7 @@ def build_decoder(
         layer = nn.Sequential(nn.ReLU())
         if i < depth - 1:
             channels = widths[i + 1]
-            layer.append(
-                nn.ConvTranspose2d(incoming, channels, 4, 2, 1, bias=conv_bias(norm))
-            )
+            layer.append(nn.ConvTranspose2d(incoming, channels, 4, 2, 1, bias=conv_bias(norm)))
             layer.append(norm_layer(norm, channels))
             if i + 1 in dropout_layers and dropout > 0:
                 layer.append(nn.Dropout(dropout))
@@ -125,5 +121,3 @@ def build_decoder(
             layer.append(nn.Tanh())
         layers.append(layer)
     return layers
-
-

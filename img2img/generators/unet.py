@@ -68,7 +68,7 @@ class UNet(nn.Module):
     def forward(self, source: Tensor) -> Tensor:
         check_size(source, self.depth)
         skips = []
-        features = source
+        features: Tensor = source
         for layer in self.encoder:
             features = layer(features)
             skips.append(features)

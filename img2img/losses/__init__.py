@@ -1,6 +1,6 @@
-"""Losses. A reconstruction loss is called with (output, target); an adversarial one plays two sides.
+"""Losses. A reconstruction loss is called with (output, target); an adversarial one has two sides.
 
-Both are plain modules or functions factories; `AdversarialLoss` is what tells the second kind.
+Both are plain modules, or what a plain function returns; `AdversarialLoss` tells the second kind.
 """
 
 from img2img.losses.adversarial import Adversarial, AdversarialLoss

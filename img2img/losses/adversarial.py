@@ -15,7 +15,7 @@ Mode = Literal["vanilla", "lsgan", "hinge", "wgan-gp"]
 
 @runtime_checkable
 class AdversarialLoss(Protocol):
-    """A loss with two sides. It is given the discriminator, so that it may also differentiate it."""
+    """A loss with two sides, given the discriminator, so that it may also differentiate it."""
 
     def discriminator_loss(
         self, discriminate: Discriminate, real: Tensor, fake: Tensor
@@ -54,7 +54,7 @@ class Adversarial(nn.Module):
     def discriminator_loss(
         self, discriminate: Discriminate, real: Tensor, fake: Tensor
     ) -> dict[str, Tensor]:
-        """Terms `real`, `fake` and, for wgan-gp, `penalty`; each a scalar, their sum the objective."""
+        """Scalars `real`, `fake` and, for wgan-gp, `penalty`; their sum is the objective."""
         on_fake, on_real = discriminate(fake), discriminate(real)
         if self.mode == "hinge":
             return {"real": F.relu(1 - on_real).mean(), "fake": F.relu(1 + on_fake).mean()}

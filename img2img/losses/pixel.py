@@ -30,7 +30,7 @@ class L2(nn.Module):
 
 
 class Charbonnier(nn.Module):
-    """sqrt(difference**2 + epsilon**2), an L1 that is smooth at zero (arXiv 1710.01992, section 3.3).
+    """sqrt(difference**2 + epsilon**2), an L1 smooth at zero (arXiv 1710.01992, section 3.3).
 
     Shape: output and target (B, C, H, W) -> a scalar.
 

@@ -112,13 +112,11 @@ class Pix2Pix:
         objective = self.discriminator_scale * torch.stack(list(terms.values())).sum()
         optimizer = self.optimizers["discriminator"]
         optimizer.zero_grad(set_to_none=True)
-        objective.backward()
+        torch.autograd.backward(objective)
         optimizer.step()
         return {name: term.detach() for name, term in terms.items()}
 
-    def _generator_step(
-        self, source: Tensor, target: Tensor, output: Tensor
-    ) -> dict[str, Tensor]:
+    def _generator_step(self, source: Tensor, target: Tensor, output: Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         if self.discriminator is not None:
             # Its weights get no gradient from the generator's loss, so none is computed for them.
@@ -131,7 +129,7 @@ class Pix2Pix:
             terms[entry.name] = entry.weight * entry.loss(output, target)
         optimizer = self.optimizers["generator"]
         optimizer.zero_grad(set_to_none=True)
-        torch.stack(list(terms.values())).sum().backward()
+        torch.autograd.backward(torch.stack(list(terms.values())).sum())
         optimizer.step()
         if self.discriminator is not None:
             self.discriminator.requires_grad_(True)

@@ -14,8 +14,9 @@ class Colorization:
     """Grey to colour: lightness L in, a and b out, in CIE Lab (D65); shown as sRGB.
 
     L (0 to 100) becomes L / 50 - 1; a and b are divided by 110, the authors' scaling, and clipped to
-    [-1, 1]. The output keeps the source's L exactly. Both may come from one folder of photos:
-    `data.source = "derived"` with `derive = "copy"`. Source: arXiv 1611.07004, section 6.2.
+    [-1, 1]. The output keeps the source's L wherever sRGB has such a colour. Both may come from one
+    folder of photos: `data.source = "derived"` with `derive = "copy"`. Source: arXiv 1611.07004,
+    section 6.2.
     """
 
     source_channels = 1
@@ -44,5 +45,16 @@ class Colorization:
 
 def _lab(image: Image) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """(H, W, 3) sRGB uint8 to float32 Lab; floats, because 8-bit Lab would lose two bits."""
-    lab = cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2Lab)
+    # From linear light, because OpenCV interpolates sRGB in a coarse table, off by up to 0.4.
+    lab = cv2.cvtColor(_LINEAR[image], cv2.COLOR_LRGB2Lab)
     return lab.astype(np.float32, copy=False)
+
+
+def _linear_light() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """Linear light, 0 to 1, of the 256 levels of sRGB (IEC 61966-2-1)."""
+    level = np.arange(256) / 255
+    linear = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
+    return linear.astype(np.float32)
+
+
+_LINEAR = _linear_light()

@@ -1,0 +1,49 @@
+"""What several test files share: a registry of the built-in components, and a small folder."""
+
+import os
+from pathlib import Path
+
+# Before torch: test networks are so small that a second thread only waits, and waiting threads of
+# several test processes starve each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image, ImageDraw  # noqa: E402
+
+from img2img.plugins import load_plugins  # noqa: E402
+from img2img.registry import Registry  # noqa: E402
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """A fresh registry that holds the built-in components and nothing else."""
+    return load_plugins(entry_points=False).registry
+
+
+@pytest.fixture
+def pairs_folder(tmp_path: Path) -> Path:
+    """A data root with train/ (6) and val/ (2): 64x32 files, left a drawing, right a photo."""
+    root = tmp_path / "pairs"
+    for split, count in (("train", 6), ("val", 2)):
+        (root / split).mkdir(parents=True)
+        for number in range(count):
+            seed = number + (100 if split == "val" else 0)
+            _draw_pair(seed).save(root / split / f"{number:03}.png")
+    return root
+
+
+def _draw_pair(seed: int) -> Image.Image:
+    """Left the outline of an ellipse in black on white, right the same ellipse in colours."""
+    random = np.random.default_rng(seed)
+    left, top = (int(value) for value in random.integers(2, 10, size=2))
+    right, bottom = (int(value) for value in random.integers(20, 30, size=2))
+    ground, shape = (tuple(int(v) for v in random.integers(30, 226, size=3)) for _ in range(2))
+    drawing = Image.new("RGB", (32, 32), "white")
+    ImageDraw.Draw(drawing).ellipse((left, top, right, bottom), outline="black")
+    photo = Image.new("RGB", (32, 32), ground)
+    ImageDraw.Draw(photo).ellipse((left, top, right, bottom), fill=shape)
+    pair = Image.new("RGB", (64, 32))
+    pair.paste(drawing, (0, 0))
+    pair.paste(photo, (32, 0))
+    return pair

@@ -1,0 +1,421 @@
+"""What every registered component promises. A new one is covered by being registered."""
+
+import copy
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from img2img.losses import AdversarialLoss
+from img2img.methods import WeightedLoss
+from img2img.plugins import load_plugins
+
+COMPONENTS = load_plugins(entry_points=False).registry.components()
+# Large enough for the deepest discriminator, which needs 96 pixels.
+SIZE = 128
+
+
+def every(*kinds):
+    """A test for each component of these kinds."""
+    found = [c for c in COMPONENTS if c.kind in kinds]
+    assert found
+    ids = [c.name if len(kinds) == 1 else f"{c.kind}-{c.name}" for c in found]
+    return pytest.mark.parametrize("component", found, ids=ids)
+
+
+ALL_KINDS = ("generator", "discriminator", "loss", "task", "source", "method")
+
+
+def build(component, **supplied):
+    """A small one, with its defaults otherwise."""
+    settings = {s.name: s.default for s in component.settings}
+    if "width" in settings:
+        settings["width"] = 4
+    return component.build(settings, **supplied)
+
+
+def amplified(network):
+    """The same network with weights so large that its outputs go as far as they can."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(40)
+    return network
+
+
+# An adversarial loss plays against a discriminator, so for it no output is best.
+RECONSTRUCTION = [
+    c.name for c in COMPONENTS if c.kind == "loss" and not isinstance(build(c), AdversarialLoss)
+]
+
+
+# What a recipe and its reader need
+
+
+@every(*ALL_KINDS)
+def test_docstring_and_settings(component):
+    doc = component.factory.__doc__
+    assert component.summary.endswith(".")
+    assert len(component.summary) > 15
+    if component.kind in ("generator", "discriminator"):
+        assert "Shape: (B, in_channels, " in doc
+    lacking = [s.name for s in component.settings if not s.help.strip()]
+    assert not lacking, "no help in Args"
+    for setting in component.settings:
+        assert not setting.required, setting.name
+        # A recipe is TOML, a bundle's metadata JSON: a default must survive both.
+        plain = json.loads(json.dumps(setting.default))
+        found = getattr(component.model.model_validate({setting.name: plain}), setting.name)
+        assert json.dumps(found) == json.dumps(setting.default)
+
+
+@every(*ALL_KINDS)
+def test_documented_arguments_exist(component):
+    """An Args entry for a parameter that is gone would mislead."""
+    doc = component.factory.__doc__ or ""
+    if "Args:" not in doc:
+        return
+    section = doc.split("Args:\n")[1].split("\n\n")[0]
+    lines = section.splitlines()
+    indent = len(lines[0]) - len(lines[0].lstrip())
+    documented = [
+        line.strip().split(":")[0] for line in lines if len(line) - len(line.lstrip()) == indent
+    ]
+    known = {s.name for s in component.settings} | set(component.takes)
+    assert set(documented) <= known
+    assert len(documented) == len(set(documented))
+
+
+# Generators
+
+
+@every("generator")
+@pytest.mark.parametrize(("channels", "height", "width"), [((3, 3), 64, 64), ((1, 2), 64, 128)])
+def test_generator_shape_and_range(component, channels, height, width):
+    torch.manual_seed(0)
+    network = build(component, in_channels=channels[0], out_channels=channels[1], image_size=64)
+    output = network(torch.rand(2, channels[0], height, width) * 2 - 1)
+    assert output.shape == (2, channels[1], height, width)
+    assert output.dtype == torch.float32
+    if component.origin == "img2img":
+        far = amplified(network)(torch.rand(2, channels[0], height, width) * 2 - 1)
+        assert far.abs().max() <= 1
+        assert far.abs().max() > 0.9
+
+
+@every("generator", "discriminator")
+def test_gradients_reach_every_parameter_and_the_input(component):
+    torch.manual_seed(0)
+    network = build(component, in_channels=3, out_channels=3, image_size=SIZE)
+    images = torch.randn(2, 3, SIZE, SIZE, requires_grad=True)
+    # Squared, because the plain sum of normalised values has no gradient.
+    network(images).square().sum().backward()
+    idle = [n for n, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert idle == []
+    assert torch.isfinite(images.grad).all()
+    assert images.grad.any()
+
+
+@every("generator", "discriminator")
+def test_a_copy_is_equal_and_apart(component):
+    torch.manual_seed(0)
+    network = build(component, in_channels=3, out_channels=3, image_size=SIZE).eval()
+    twin = copy.deepcopy(network)
+    images = torch.randn(1, 3, SIZE, SIZE)
+    with torch.no_grad():
+        before = network(images)
+        assert torch.equal(twin(images), before)
+        amplified(network)
+        assert torch.equal(twin(images), before)
+        assert not torch.equal(network(images), before)
+
+
+@every("generator", "discriminator")
+def test_state_dict_round_trip(component, tmp_path):
+    torch.manual_seed(0)
+    first, second = (
+        build(component, in_channels=3, out_channels=3, image_size=SIZE) for _ in range(2)
+    )
+    images = torch.randn(2, 3, SIZE, SIZE)
+    with torch.no_grad():
+        # Running statistics are part of the state, so they must differ from their beginning.
+        first(images)
+        first, second = first.eval(), second.eval()
+        assert not torch.equal(first(images), second(images))
+        torch.save(first.state_dict(), tmp_path / "weights.pt")
+        second.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+        assert torch.equal(first(images), second(images))
+
+
+@every("generator", "discriminator")
+def test_networks_run_on_shapes_alone(component):
+    """The assembly tries networks out on the meta device, so none may look at values."""
+    with torch.device("meta"):
+        network = build(component, in_channels=3, out_channels=3, image_size=SIZE)
+        assert network(torch.empty(2, 3, SIZE, SIZE)).shape[:2] in ((2, 3), (2, 1))
+
+
+# Discriminators
+
+
+@every("discriminator")
+@pytest.mark.parametrize("channels", [2, 6])
+def test_discriminator_gives_logits(component, channels):
+    torch.manual_seed(0)
+    network = build(component, in_channels=channels, image_size=SIZE)
+    logits = network(torch.rand(2, channels, SIZE, SIZE) * 2 - 1)
+    assert logits.dtype == torch.float32
+    assert logits.ndim == 4
+    assert logits.shape[:2] == (2, 1)
+    assert 1 <= logits.shape[2] <= SIZE
+    assert 1 <= logits.shape[3] <= SIZE
+    # Logits: a sigmoid at the end would be a second one.
+    far = []
+    with torch.no_grad():
+        for _ in range(3):
+            network = amplified(build(component, in_channels=channels, image_size=SIZE))
+            far.append(network(torch.randn(4, channels, SIZE, SIZE)).flatten())
+    assert torch.cat(far).min() < 0
+    assert torch.cat(far).max() > 1
+
+
+# Losses
+
+
+@every("loss")
+def test_loss_is_a_finite_scalar_that_can_be_descended(component):
+    loss = build(component)
+    torch.manual_seed(0)
+    target = torch.rand(2, 3, 8, 8) * 2 - 1
+    output = (torch.rand(2, 3, 8, 8) * 2 - 1).requires_grad_()
+    if isinstance(loss, AdversarialLoss):
+        weights = torch.randn(3, requires_grad=True)
+
+        def discriminate(images):
+            return torch.einsum("bchw,c->bhw", images, weights)[:, None]
+
+        terms = loss.discriminator_loss(discriminate, target, output.detach())
+        assert all(isinstance(name, str) for name in terms)
+        assert all(term.shape == () and torch.isfinite(term) for term in terms.values())
+        sum(terms.values()).backward()
+        assert weights.grad.any()
+        weights.requires_grad_(False)
+
+        def value():
+            return loss.generator_loss(discriminate, target, output)
+    else:
+
+        def value():
+            return loss(output, target)
+
+    before = value()
+    assert before.shape == ()
+    assert torch.isfinite(before)
+    before.backward()
+    assert torch.isfinite(output.grad).all()
+    assert output.grad.any()
+    with torch.no_grad():
+        output -= 1e-3 * output.grad / output.grad.norm()
+        assert value() < before
+
+
+@pytest.mark.parametrize("name", RECONSTRUCTION)
+def test_reconstruction_is_best_at_the_target(name):
+    loss = build(next(c for c in COMPONENTS if (c.kind, c.name) == ("loss", name)))
+    torch.manual_seed(0)
+    target = torch.rand(2, 3, 8, 8) * 1.6 - 0.8
+    best = loss(target, target)
+    assert best.item() == pytest.approx(0, abs=2e-3)
+    previous = best
+    noise = torch.randn_like(target)
+    for far in (0.01, 0.05, 0.2):
+        value = loss(target + far * noise, target)
+        assert value > previous
+        previous = value
+
+
+# Tasks
+
+
+def checked_image(height=24, width=40):
+    """Noise, and corners of every extreme colour."""
+    image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    extremes = [(r, g, b) for r in (0, 255) for g in (0, 255) for b in (0, 255)]
+    image[0, : len(extremes)] = extremes
+    return image
+
+
+@every("task")
+def test_task_encodes_images(component):
+    task = build(component)
+    image = checked_image()
+    for encode, channels in (
+        (task.encode_source, task.source_channels),
+        (task.encode_target, task.target_channels),
+    ):
+        kept = image.copy()
+        tensor = encode(image)
+        assert tensor.shape == (channels, 24, 40)
+        assert tensor.dtype == torch.float32
+        assert tensor.min() >= -1
+        assert tensor.max() <= 1
+        # More than a quarter of the range is used, or something is scaled twice.
+        assert tensor.max() - tensor.min() > 0.5
+        assert (image == kept).all(), "the caller's image was changed"
+        # The left half alone gives the left half: nothing looks at its neighbours or the whole.
+        assert torch.equal(encode(image[:, :20]), tensor[:, :, :20])
+    assert task.source_interpolation in ("smooth", "nearest")
+    assert task.target_interpolation in ("smooth", "nearest")
+
+
+@every("task")
+def test_task_round_trip(component):
+    task = build(component)
+    image = checked_image()
+    source, target = task.encode_source(image), task.encode_target(image)
+    shown = task.decode_target(target, source)
+    assert shown.shape == image.shape
+    assert shown.dtype == np.uint8
+    assert np.abs(shown.astype(int) - image).max() <= 1
+    seen = task.decode_source(source)
+    assert seen.shape == image.shape
+    assert seen.dtype == np.uint8
+    # What people see as the source encodes to the same source again.
+    assert (task.encode_source(seen) - source).abs().max() < 0.02
+
+
+@every("task")
+def test_task_decodes_what_a_network_may_give(component):
+    """Outputs are not images: beyond the range, half precision, still part of a graph."""
+    task = build(component)
+    torch.manual_seed(0)
+    source = task.encode_source(checked_image())
+    output = torch.randn(task.target_channels, 24, 40, requires_grad=True) * 2
+    for given in (output, output.bfloat16()):
+        shown = task.decode_target(given, source)
+        assert shown.shape == (24, 40, 3)
+        assert shown.dtype == np.uint8
+
+
+# Sources
+
+
+@pytest.fixture
+def any_root(tmp_path):
+    """Files that every source can read: two folders, whose images can also be halved."""
+    number = 0
+    for split, count in (("train", 5), ("val", 3)):
+        for index in range(count):
+            for folder in ("A", "B"):
+                path = tmp_path / split / folder / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                rng = np.random.default_rng(number)
+                image = rng.integers(0, 256, (16, 24, 3), dtype=np.uint8)
+                Image.fromarray(image).save(path)
+                number += 1
+    return tmp_path
+
+
+def some(source):
+    return range(0, len(source), max(1, len(source) // 8))
+
+
+@every("source")
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_source_gives_the_same_pairs_each_time(component, split, any_root):
+    one, other = (build(component, root=any_root, split=split) for _ in range(2))
+    assert len(one) == len(other) > 0
+    for index in reversed(some(one)):
+        first, second = one.pair(index)
+        assert first.shape == second.shape
+        assert first.ndim == 3
+        assert first.shape[2] == 3
+        assert first.dtype == second.dtype == np.uint8
+        assert one.name(index) == other.name(index)
+        for again in (other.pair(index), one.pair(index)):
+            assert (first == again[0]).all()
+            assert (second == again[1]).all()
+
+
+@every("source")
+def test_train_and_val_are_disjoint(component, any_root):
+    splits = [build(component, root=any_root, split=split) for split in ("train", "val")]
+    names = [{source.name(i) for i in range(len(source))} for source in splits]
+    assert names[0].isdisjoint(names[1])
+    assert [len(found) for found in names] == [len(source) for source in splits]
+    contents = [
+        {hashlib.sha256(b"".join(i.tobytes() for i in s.pair(k))).digest() for k in some(s)}
+        for s in splits
+    ]
+    assert contents[0].isdisjoint(contents[1])
+    assert [len(found) for found in contents] == [len(some(source)) for source in splits]
+
+
+# Methods
+
+
+class Small(nn.Module):
+    """One layer; enough of a network for a step."""
+
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+    def forward(self, images):
+        return self.layer(images)
+
+
+def method_of(component, loss_settings=None):
+    registry = load_plugins(entry_points=False).registry
+    losses = [
+        WeightedLoss(
+            "adversarial", 1.0, registry.get("loss", "adversarial").factory(**loss_settings)
+        )
+        if loss_settings is not None
+        else None,
+        WeightedLoss("l1", 100.0, registry.get("loss", "l1").factory()),
+    ]
+    return build(
+        component,
+        build_generator=Small,
+        build_discriminator=None if loss_settings is None else lambda i: Small(i, 1),
+        losses=[loss for loss in losses if loss],
+        source_channels=1,
+        target_channels=3,
+        conditional=True,
+    )
+
+
+@every("method")
+def test_a_step_trains_every_network(component):
+    torch.manual_seed(0)
+    method = method_of(component, {"mode": "vanilla"})
+    assert method.generator in method.networks.values()
+    before = copy.deepcopy(dict(method.networks))
+    logged = method.step(torch.randn(2, 1, 8, 8), torch.randn(2, 3, 8, 8))
+    assert logged
+    assert all(v.shape == () and torch.isfinite(v) for v in logged.values())
+    assert not any(v.requires_grad for v in logged.values())
+    for name, network in method.networks.items():
+        for (key, old), new in zip(
+            before[name].named_parameters(), network.parameters(), strict=True
+        ):
+            assert not torch.equal(old, new), f"{name}.{key} was not trained"
+    owned = {id(p) for o in method.optimizers.values() for g in o.param_groups for p in g["params"]}
+    assert owned == {id(p) for network in method.networks.values() for p in network.parameters()}
+
+
+@every("method")
+@pytest.mark.parametrize("loss", [None, "vanilla", "lsgan", "hinge", "wgan-gp"])
+def test_a_step_asks_the_host_for_nothing(component, loss, monkeypatch):
+    """On the meta device there are no values, so reading one, or branching on it, raises."""
+    with torch.device("meta"):
+        method = method_of(component, loss and {"mode": loss})
+        for optimizer in method.optimizers.values():
+            # torch's own, and its fused one refuses this device.
+            monkeypatch.setattr(optimizer, "step", lambda: None)
+        logged = method.step(torch.empty(2, 1, 8, 8), torch.empty(2, 3, 8, 8))
+    assert all(value.is_meta and value.shape == () for value in logged.values())

@@ -1,0 +1,264 @@
+"""Trained generators in use: independence of the batch, sizes, kinds of input, folders, bundles."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from img2img.bundle import BundleInfo, load_bundle, save_bundle
+from img2img.errors import ModelFileError, RequestError
+from img2img.generators import UNet
+from img2img.inference import Policy, Translator
+from img2img.inference.folder import plan_jobs, translate_files
+from img2img.inference.translator import reflect_to_multiple
+from img2img.tasks import Colorization, Paired
+
+
+def trained_like(norm="batch", innermost_norm=False):
+    """A network whose norms have seen data, so that running and own statistics differ."""
+    torch.manual_seed(0)
+    network = UNet(3, 3, image_size=16, width=8, norm=norm, innermost_norm=innermost_norm)
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            nn.init.kaiming_normal_(parameter)
+    for _ in range(3):
+        network(torch.randn(4, 3, 16, 16) * 2 + 1)
+    return network
+
+
+def translator(policy=Policy(), seed=0, **kwargs):
+    return Translator(trained_like(**kwargs), Paired(), policy, seed=seed)
+
+
+@pytest.mark.parametrize("innermost_norm", [False, True])
+def test_own_statistics_are_those_of_training_with_a_batch_of_one(innermost_norm):
+    network = trained_like(innermost_norm=innermost_norm)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    image = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        expected = network.train()(image)
+    result = Translator(network, Paired(), Policy("image", dropout=False)).translate(image)
+    assert (result - expected).abs().max() < 1e-5
+
+
+def test_running_statistics_are_those_of_eval_mode():
+    network = trained_like()
+    image = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = network.eval()(image)
+    result = Translator(network, Paired(), Policy("running", dropout=False)).translate(image)
+    assert (result - expected).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("statistics", ["image", "running"])
+@pytest.mark.parametrize("dropout", [True, False])
+def test_neighbours_in_a_batch_change_nothing(statistics, dropout):
+    model = translator(Policy(statistics, dropout))
+    images = torch.randn(5, 3, 16, 16)
+    together = model.translate(images)
+    alone = torch.cat([model.translate(image[None]) for image in images])
+    backwards = model.translate(images.flip(0)).flip(0)
+    assert (together - alone).abs().max() < 1e-5
+    assert (together - backwards).abs().max() < 1e-5
+
+
+def test_dropout_is_on_repeatable_and_seeded():
+    image = torch.randn(1, 3, 16, 16)
+    first, again = (translator(seed=1).translate(image) for _ in range(2))
+    other = translator(seed=2).translate(image)
+    off = translator(Policy(dropout=False)).translate(image)
+    assert torch.equal(first, again)
+    assert (first - other).abs().max() > 1e-3
+    assert (first - off).abs().max() > 1e-3
+
+
+def test_dropout_keeps_its_rate():
+    from img2img.inference.policy import Noise, SeededDropout
+
+    noise = Noise()
+    noise.seeds = [3]
+    kept = SeededDropout(0.3, 0, noise, channels=False)(torch.ones(1, 64, 64, 64))
+    assert (kept == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
+    assert kept.max().item() == pytest.approx(1 / 0.7)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 30), (5, 40), (1, 1), (33, 16)])
+def test_any_size_comes_back(size):
+    model = translator()
+    assert model.size_multiple == 16
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    assert model(image).shape == image.shape
+
+
+def test_padding_is_reflection_as_numpy_has_it():
+    image = torch.arange(15.0).reshape(1, 1, 3, 5)
+    padded = reflect_to_multiple(image, 8)
+    expected = np.pad(image[0, 0].numpy(), ((0, 5), (0, 3)), mode="reflect")
+    assert np.array_equal(padded[0, 0].numpy(), expected)
+
+
+def test_kinds_of_input_come_back_as_they_went_in():
+    model = translator()
+    array = np.random.default_rng(0).integers(0, 255, (20, 24, 3), dtype=np.uint8)
+    from_array = model(array)
+    assert from_array.dtype == np.uint8
+    picture = model(Image.fromarray(array))
+    assert isinstance(picture, Image.Image)
+    assert np.array_equal(np.asarray(picture), from_array)
+    tensor = model.task.encode_source(array)
+    single, batch = model(tensor), model(tensor[None].repeat(2, 1, 1, 1))
+    assert single.shape == (3, 20, 24)
+    assert batch.shape == (2, 3, 20, 24)
+    assert np.array_equal(model.task.decode_target(single, tensor), from_array)
+    assert model(array[..., 0]).shape == (20, 24, 3)
+    assert isinstance(model(Image.fromarray(array).convert("L")), Image.Image)
+
+
+def test_wrong_kinds_of_input_are_named():
+    model = translator()
+    with pytest.raises(TypeError, match="not str"):
+        model("photo.png")
+    with pytest.raises(ValueError, match="uint8"):
+        model(np.zeros((8, 8, 3), np.float32))
+    with pytest.raises(ValueError, match=r"\(3, H, W\)"):
+        model(torch.zeros(1, 8, 8))
+
+
+def test_colorization_keeps_lightness():
+    network = UNet(1, 2, image_size=16, width=4)
+    model = Translator(network, Colorization(), Policy())
+    image = np.random.default_rng(0).integers(60, 190, (16, 16, 3), dtype=np.uint8)
+    before = model.task.encode_source(image)
+    after = model.task.encode_source(model(image))
+    # Colours outside sRGB are clipped, which moves L a little.
+    assert (before - after).abs().mean() < 0.02
+
+
+def bundle(path, **changes):
+    network = UNet(3, 3, image_size=16, width=4)
+    info = BundleInfo(
+        name="x",
+        task={"name": "paired", "settings": {}},
+        generator={
+            "name": "unet",
+            "settings": {"width": 4},
+            "in_channels": 3,
+            "out_channels": 3,
+            "image_size": 16,
+            "origin": "img2img",
+        }
+        | changes,
+        inference={"statistics": "image", "dropout": True},
+    )
+    save_bundle(path, network.state_dict(), info)
+    return network
+
+
+def test_bundle_alone_rebuilds_the_model(tmp_path):
+    import img2img
+
+    network = bundle(tmp_path / "model.safetensors")
+    shutil.copy(tmp_path / "model.safetensors", tmp_path / "elsewhere.safetensors")
+    model = img2img.load(tmp_path / "elsewhere.safetensors", device="cpu")
+    image = torch.randn(1, 3, 16, 16)
+    expected = Translator(network, Paired(), Policy()).translate(image)
+    assert torch.equal(model.translate(image), expected)
+    assert model.module(image).shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_text("just text, no tensors"), "is not a model"),
+        (lambda path: path.write_bytes(b""), "is not a model"),
+        (lambda path: None, "there is no model file"),
+        (lambda path: bundle(path, name="unte"), "needs the generator 'unte'"),
+        (lambda path: bundle(path, settings={"width": 8}), "do not fit its description"),
+        (lambda path: bundle(path, settings={"widht": 8}), "refuses its settings"),
+        (lambda path: bundle(path, name="x", origin="img2img-x"), "install the plugin 'img2img-x'"),
+    ],
+)
+def test_bad_bundles_are_told_apart(tmp_path, make, message):
+    import img2img
+
+    path = tmp_path / "model.safetensors"
+    make(path)
+    with pytest.raises(ModelFileError, match=message):
+        img2img.load(path, device="cpu")
+
+
+def test_tensors_without_description_are_no_bundle(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(ModelFileError, match="not what this program needs"):
+        load_bundle(tmp_path / "x.safetensors")
+
+
+def images(folder, names, size=16):
+    rng = np.random.default_rng(0)
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (size, size, 3), dtype=np.uint8)).save(path)
+
+
+def test_folder_keeps_paths_and_names(tmp_path):
+    images(tmp_path / "in", ["a.png", "deep/er/b.jpg", "c.bmp"])
+    jobs = plan_jobs(tmp_path / "in", tmp_path / "out", None, overwrite=False)
+    outcome = translate_files(translator(), jobs, batch_size=2)
+    made = sorted(str(p.relative_to(tmp_path / "out")) for p in outcome.written)
+    assert made == ["a.png", "c.png", "deep/er/b.jpg"]
+    assert all(Image.open(path).size == (16, 16) for path in outcome.written)
+    kept = translate_files(translator(), jobs).kept
+    assert len(kept) == 3
+
+
+def test_batch_size_changes_no_file(tmp_path):
+    images(tmp_path / "in", [f"{i}.png" for i in range(5)])
+    images(tmp_path / "in", ["large.png"], size=32)
+    for size in (1, 4):
+        jobs = plan_jobs(tmp_path / "in", tmp_path / f"out{size}", None, overwrite=False)
+        translate_files(translator(), jobs, batch_size=size)
+    for path in (tmp_path / "out1").iterdir():
+        one, other = (np.asarray(Image.open(tmp_path / d / path.name), int) for d in ("out1", "out4"))
+        # Rounding of a last bit in float32 may tip a level.
+        assert np.abs(one - other).max() <= 1
+
+
+def test_collisions_and_overwriting_inputs_are_refused(tmp_path):
+    images(tmp_path / "in", ["a.png", "a.jpg"])
+    with pytest.raises(RequestError, match="would both become"):
+        plan_jobs(tmp_path / "in", tmp_path / "out", ".png", overwrite=False)
+    with pytest.raises(RequestError, match="same folder"):
+        plan_jobs(tmp_path / "in", tmp_path / "in", None, overwrite=True)
+    with pytest.raises(RequestError, match="replace the input"):
+        plan_jobs(tmp_path / "in" / "a.png", tmp_path / "in", None, overwrite=True)
+    with pytest.raises(RequestError, match="no file or folder"):
+        plan_jobs(tmp_path / "nowhere", tmp_path / "out", None, overwrite=False)
+
+
+def test_results_inside_the_input_folder_are_not_inputs(tmp_path):
+    images(tmp_path / "in", ["a.png", "results/a.png"])
+    jobs = plan_jobs(tmp_path / "in", tmp_path / "in" / "results", None, overwrite=True)
+    assert [job.source.name for job in jobs] == ["a.png"]
+    assert len(jobs) == 1
+
+
+def test_unreadable_file_is_reported_and_the_rest_goes_on(tmp_path):
+    images(tmp_path / "in", ["a.png", "c.png"])
+    (tmp_path / "in" / "b.png").write_bytes(b"no image")
+    told = []
+    jobs = plan_jobs(tmp_path / "in", tmp_path / "out", None, overwrite=False)
+    outcome = translate_files(
+        translator(), jobs, batch_size=3, on_done=lambda job, why: told.append((job.source.name, why))
+    )
+    assert [path.name for path in outcome.written] == ["a.png", "c.png"]
+    assert [path.name for path in outcome.failed] == ["b.png"]
+    assert sorted(name for name, why in told if why is None) == ["a.png", "c.png"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]

@@ -1,0 +1,440 @@
+"""The engine: exact resume, what a run leaves behind, interrupts, precision."""
+
+import json
+import os
+import signal
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import img2img
+from img2img.bundle import load_bundle
+from img2img.engine.checkpoint import find_checkpoints
+from img2img.engine.directory import RunDirectory
+from img2img.engine.schedule import rate_factor
+from img2img.errors import DataError, Img2ImgError, Interrupted, RecipeError, RequestError
+
+RECIPE = """
+name = "tiny"
+[task]
+name = "edges"
+[data]
+source = "synthetic"
+count = 10
+size = 40
+load_size = 36
+crop_size = 32
+[generator]
+width = 4
+[discriminator]
+name = "patchgan16"
+width = 4
+[[losses]]
+name = "adversarial"
+[[losses]]
+name = "l1"
+weight = 100
+[train]
+steps = 6
+batch_size = 4
+log_every = 2
+sample_every = 3
+checkpoint_every = 100
+schedule = "linear"
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "tiny.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def run(recipe, out, resume=False, **overrides):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return img2img.train(
+            recipe,
+            out=out,
+            resume=resume,
+            device="cpu",
+            overrides={key.replace("__", "."): value for key, value in overrides.items()},
+        )
+
+
+def lines(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def everything(directory):
+    """All tensors of the newest checkpoint."""
+    from safetensors.torch import load_file
+
+    newest = find_checkpoints(RunDirectory(directory))[-1]
+    tensors = {}
+    for path in sorted(newest.glob("*.safetensors")):
+        tensors |= {f"{path.stem}/{name}": value for name, value in load_file(path).items()}
+    state = json.loads((newest / "state.json").read_text())
+    return tensors, state
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stop", [3, 4])
+def test_three_steps_and_three_more_are_six(tmp_path, recipe, precision, stop):
+    """Bit for bit: weights, optimizers, random states, and every loss that was logged.
+
+    Ten pairs in batches of four make the epoch end inside, with a smaller batch.
+    """
+    settings = {"train__precision": precision, "train__schedule": "constant"}
+    run(recipe, tmp_path / "whole", **settings)
+    run(recipe, tmp_path / "parts", train__steps=stop, **settings)
+    run(recipe, tmp_path / "parts", resume=True, **settings)
+    whole, whole_state = everything(tmp_path / "whole")
+    parts, parts_state = everything(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        assert torch.equal(value, parts[name]), name
+    for state in (whole_state, parts_state):
+        state.pop("elapsed_s"), state.pop("window")
+    assert whole_state == parts_state
+    if stop == 4:  # a log line is due there anyway, so the two tell the same
+        assert _losses(tmp_path / "whole") == _losses(tmp_path / "parts")
+    before, _ = load_bundle(tmp_path / "whole" / "model.safetensors")
+    after, _ = load_bundle(tmp_path / "parts" / "model.safetensors")
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def _losses(directory):
+    return [(line["step"], line["losses"]) for line in lines(directory) if "losses" in line]
+
+
+def test_interrupted_run_goes_on_to_the_same_end(tmp_path, recipe):
+    """The linear schedule and a log window cut in two included: 5 of 6 steps, then the last."""
+    run(recipe, tmp_path / "whole", train__log_every=4)
+    _interrupt_after(recipe, tmp_path / "cut", 5, signal.SIGTERM, train__log_every=4)
+    assert [line["step"] for line in lines(tmp_path / "cut")] == [4]
+    run(recipe, tmp_path / "cut", resume=True, train__log_every=4)
+    whole, cut = everything(tmp_path / "whole")[0], everything(tmp_path / "cut")[0]
+    assert all(torch.equal(value, cut[name]) for name, value in whole.items())
+    assert _losses(tmp_path / "whole") == _losses(tmp_path / "cut")
+    assert [line["step"] for line in lines(tmp_path / "cut")] == [4, 6, 6]
+
+
+def _interrupt_after(recipe, out, step, number, **overrides):
+    from img2img.plugins import load_plugins
+    from img2img.training import to_assignments, train_recipe
+
+    with pytest.raises(Interrupted, match=f"step {step} of 6.*--resume"):
+        train_recipe(
+            str(recipe),
+            load_plugins(entry_points=False),
+            out=out,
+            device="cpu",
+            overrides=to_assignments({k.replace("__", "."): v for k, v in overrides.items()}),
+            on_step=lambda done: os.kill(os.getpid(), number) if done == step else None,
+        )
+
+
+def test_ctrl_c_saves_and_says_so(tmp_path, recipe):
+    before = signal.getsignal(signal.SIGINT)
+    _interrupt_after(recipe, tmp_path / "run", 2, signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert [path.name for path in find_checkpoints(RunDirectory(tmp_path / "run"))] == [
+        "step-00000002"
+    ]
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert img2img.load(tmp_path / "run", device="cpu")
+
+
+def test_training_outside_the_main_thread_works(tmp_path, recipe):
+    """Signal handlers are the main thread's alone; notebooks and servers train elsewhere."""
+    failures = []
+
+    def work():
+        try:
+            run(recipe, tmp_path / "run", train__steps=1)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not failures
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_loader_workers_change_nothing(tmp_path, recipe):
+    run(recipe, tmp_path / "none", train__steps=3)
+    run(recipe, tmp_path / "two", train__steps=3, data__workers=2)
+    none, two = everything(tmp_path / "none")[0], everything(tmp_path / "two")[0]
+    assert all(torch.equal(value, two[name]) for name, value in none.items())
+
+
+def test_samples_and_validation_leave_training_alone(tmp_path, recipe):
+    run(recipe, tmp_path / "often", train__sample_every=1, train__validate_every=1)
+    run(recipe, tmp_path / "seldom", train__sample_every=100)
+    often, seldom = everything(tmp_path / "often")[0], everything(tmp_path / "seldom")[0]
+    assert all(torch.equal(value, seldom[name]) for name, value in often.items())
+    steps = [line["step"] for line in lines(tmp_path / "often") if "validation" in line]
+    assert steps == [1, 2, 3, 4, 5, 6]
+
+
+def test_run_directory(tmp_path, recipe):
+    finished = run(recipe, tmp_path / "run")
+    out = tmp_path / "run"
+    assert finished.path == out
+    assert {path.name for path in out.iterdir()} == {
+        "recipe.toml",
+        "environment.json",
+        "metrics.jsonl",
+        "samples",
+        "checkpoints",
+        "model.safetensors",
+        "report.html",
+        "tensorboard",
+    }
+    logged = lines(out)
+    assert [line["step"] for line in logged] == [2, 4, 6, 6]
+    first = logged[0]
+    assert {"step", "epoch", "images", "elapsed_s", "images_per_s", "losses"} == first.keys()
+    assert first["losses"].keys() == {"adversarial", "l1", "d_real", "d_fake"}
+    assert [line.get("epoch") for line in logged] == [0, 1, 1, None]
+    assert [line.get("images") for line in logged] == [8, 14, 20, None]
+    assert logged[-1]["validation"] == finished.validation
+    assert finished.validation.keys() == {"l1", "psnr", "ssim", "l1_source", "l1_mean_target"}
+    sheets = sorted(path.name for path in (out / "samples").iterdir())
+    assert sheets == ["step-00000000.png", "step-00000003.png", "step-00000006.png"]
+    about = json.loads((out / "environment.json").read_text())
+    assert about["torch"] == torch.__version__
+    assert about["parameters"]["generator"] > 0
+    assert list((out / "tensorboard").iterdir())
+    assert "<script" in (out / "report.html").read_text()
+
+
+def test_recipe_of_a_run_repeats_it(tmp_path, recipe):
+    run(recipe, tmp_path / "first", train__steps=2)
+    run(tmp_path / "first" / "recipe.toml", tmp_path / "second")
+    first, second = everything(tmp_path / "first")[0], everything(tmp_path / "second")[0]
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_seed_decides(tmp_path, recipe):
+    run(recipe, tmp_path / "a", train__steps=1)
+    run(recipe, tmp_path / "b", train__steps=1, train__seed=1)
+    a, b = everything(tmp_path / "a")[0], everything(tmp_path / "b")[0]
+    assert not torch.equal(
+        a["networks/generator.encoder.0.0.weight"], b["networks/generator.encoder.0.0.weight"]
+    )
+
+
+def test_only_so_many_checkpoints_remain(tmp_path, recipe):
+    run(recipe, tmp_path / "run", train__checkpoint_every=1, train__keep_checkpoints=2)
+    found = find_checkpoints(RunDirectory(tmp_path / "run"))
+    assert [path.name for path in found] == ["step-00000005", "step-00000006"]
+
+
+def test_changed_recipe_cannot_resume(tmp_path, recipe):
+    run(recipe, tmp_path / "run", train__steps=2)
+    with pytest.raises(RequestError, match=r"generator\.width: 4 -> 8") as caught:
+        run(recipe, tmp_path / "run", resume=True, generator__width=8, train__log_every=3)
+    assert "log_every" not in str(caught.value)
+    assert "--fresh" in str(caught.value)
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path, recipe):
+    run(recipe, tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    finished = run(recipe, tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == before
+    assert finished.validation["l1"] > 0
+
+
+def test_damaged_checkpoint_says_what_to_do(tmp_path, recipe):
+    run(recipe, tmp_path / "run", train__steps=2)
+    newest = find_checkpoints(RunDirectory(tmp_path / "run"))[-1]
+    (newest / "networks.safetensors").write_bytes(b"not tensors")
+    with pytest.raises(Img2ImgError, match=r"step-00000002 cannot be used.*--fresh"):
+        run(recipe, tmp_path / "run", resume=True)
+
+
+def test_metrics_cut_off_by_a_kill_are_mended(tmp_path, recipe):
+    run(recipe, tmp_path / "run", train__steps=4)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    # Steps past the checkpoint, as if killed before the next, and half a line.
+    metrics.write_text(metrics.read_text() + '{"step": 5, "losses": {}}\n{"step": 6, "lo')
+    run(recipe, tmp_path / "run", resume=True)
+    assert [line["step"] for line in lines(tmp_path / "run")] == [2, 4, 4, 6, 6]
+
+
+def test_unreadable_pair_is_skipped_and_named(tmp_path, recipe):
+    root = _folder(tmp_path, 6)
+    (root / "train" / "2.png").write_bytes(b"\x89PNG broken")
+    with pytest.warns(RuntimeWarning, match=r"skipped .*2\.png"):
+        run(recipe, tmp_path / "run", data__source="side_by_side", data__root=str(root), **_PLAIN)
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+
+
+def test_too_many_unreadable_pairs_end_the_run(tmp_path, recipe):
+    root = _folder(tmp_path, 8)
+    for i in range(5):
+        (root / "train" / f"{i}.png").write_bytes(b"\x89PNG broken")
+    with (
+        pytest.warns(RuntimeWarning, match="skipped"),
+        pytest.raises(DataError, match="cannot be read.*img2img check"),
+    ):
+        run(recipe, tmp_path / "run", data__source="side_by_side", data__root=str(root), **_PLAIN)
+
+
+_PLAIN = {"task__name": "paired", "train__batch_size": 1, "train__steps": 8}
+
+
+@pytest.fixture(autouse=True)
+def _synthetic_settings_only_for_synthetic(request, recipe):
+    if "unreadable" in request.node.name:
+        text = recipe.read_text().replace("count = 10\nsize = 40\n", "")
+        recipe.write_text(text)
+
+
+def _folder(tmp_path: Path, count: int) -> Path:
+    root = tmp_path / "data"
+    rng = np.random.default_rng(0)
+    for split, number in (("train", count), ("val", 2)):
+        (root / split).mkdir(parents=True)
+        for i in range(number):
+            pixels = rng.integers(0, 255, (36, 72, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / split / f"{i}.png")
+    return root
+
+
+def test_components_refusals_come_together(tmp_path, recipe):
+    with pytest.raises(RecipeError) as caught:
+        run(
+            recipe,
+            tmp_path / "run",
+            generator__depth=7,
+            task__threshold=300,
+            method__beta1=1.5,
+        )
+    text = str(caught.value)
+    assert "threshold is a grey level" in text
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(RecipeError, match=r"generator: depth 7.*multiples of 128.*use 128"):
+        run(recipe, tmp_path / "run", generator__depth=7)
+
+
+def test_adversarial_without_discriminator_and_the_other_way(tmp_path, recipe):
+    text = recipe.read_text()
+    without = text.replace('[discriminator]\nname = "patchgan16"\nwidth = 4\n', "")
+    recipe.write_text(without)
+    with pytest.raises(RecipeError, match=r"'adversarial' needs a discriminator.*\[discriminator\]"):
+        run(recipe, tmp_path / "run")
+    recipe.write_text(text.replace('[[losses]]\nname = "adversarial"\n', ""))
+    with pytest.raises(RecipeError, match="only trained by an adversarial loss"):
+        run(recipe, tmp_path / "run")
+    recipe.write_text(without.replace('[[losses]]\nname = "adversarial"\n', ""))
+    run(recipe, tmp_path / "run", train__steps=2)
+    assert lines(tmp_path / "run")[0]["losses"].keys() == {"l1"}
+
+
+def test_training_learns_a_simple_mapping(tmp_path, recipe):
+    """Inverting grey images: after some steps far nearer than either trivial answer."""
+    root = tmp_path / "data"
+    rng = np.random.default_rng(0)
+    for split, number in (("train", 12), ("val", 4)):
+        (root / split).mkdir(parents=True)
+        for i in range(number):
+            coarse = rng.integers(0, 255, (4, 4, 3), dtype=np.uint8)
+            left = coarse.repeat(8, 0).repeat(8, 1)
+            Image.fromarray(np.concatenate([left, 255 - left], axis=1)).save(
+                root / split / f"{i}.png"
+            )
+    recipe.write_text(recipe.read_text().replace("count = 10\nsize = 40\n", ""))
+    finished = run(
+        recipe,
+        tmp_path / "run",
+        task__name="paired",
+        data__source="side_by_side",
+        data__root=str(root),
+        data__load_size=32,
+        generator__width=16,
+        generator__depth=2,
+        generator__dropout=0.0,
+        method__learning_rate=2e-3,
+        train__batch_size=1,
+        train__steps=250,
+        train__schedule="constant",
+    )
+    scores = finished.validation
+    assert scores["l1"] < 0.4 * scores["l1_source"]
+    assert scores["l1"] < 0.5 * scores["l1_mean_target"]
+
+
+@pytest.mark.parametrize("mode", ["lsgan", "hinge", "wgan-gp"])
+def test_other_objectives_train(tmp_path, recipe, mode):
+    run(
+        recipe,
+        tmp_path / "run",
+        losses__adversarial__mode=mode,
+        discriminator__norm="instance",
+        train__steps=2,
+    )
+    losses = lines(tmp_path / "run")[0]["losses"]
+    assert ("d_penalty" in losses) == (mode == "wgan-gp")
+    assert all(np.isfinite(value) for value in losses.values())
+
+
+def test_not_finite_losses_stop_the_run(tmp_path, recipe):
+    with pytest.raises(Img2ImgError, match=r"not finite at step 2.*learning_rate"):
+        run(recipe, tmp_path / "run", losses__l1__weight=1e39, train__precision="float32")
+    assert not find_checkpoints(RunDirectory(tmp_path / "run"))
+
+
+def test_bfloat16_computes_in_bfloat16_and_stays_near(tmp_path, recipe):
+    from img2img.engine.precision import set_precision
+    from img2img.generators import UNet
+
+    torch.manual_seed(0)
+    network = UNet(3, 3, image_size=32, width=8).eval()
+    images = torch.randn(2, 3, 32, 32)
+    seen = []
+    network.encoder[1][1].register_forward_hook(lambda m, i, output: seen.append(output.dtype))
+    exact = network(images)
+    rough = set_precision(network, "bfloat16")(images)
+    assert seen == [torch.float32, torch.bfloat16]
+    assert rough.dtype == torch.float32
+    assert 0 < (exact - rough).abs().max() < 0.05
+
+
+def test_copies_of_a_bfloat16_network_run_themselves():
+    import copy
+
+    from img2img.engine.precision import set_precision
+
+    network = set_precision(torch.nn.Conv2d(1, 1, 1), "bfloat16")
+    twin = copy.deepcopy(network)
+    with torch.no_grad():
+        network.weight.zero_(), network.bias.zero_()
+    assert twin(torch.ones(1, 1, 2, 2)).abs().sum() > 0
+
+
+def test_linear_schedule():
+    """The port's: 1 for the first half, then straight down; never quite 0 while steps are left."""
+    factors = [rate_factor("linear", step, 10, 0.5) for step in range(10)]
+    assert factors == pytest.approx([1] * 6 + [0.8, 0.6, 0.4, 0.2])
+    assert rate_factor("constant", 9, 10, 0.5) == 1.0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_gpu_run_resumes_and_translates(tmp_path, recipe):
+    img2img.train(recipe, out=tmp_path / "run", device="cuda", overrides={"train.steps": 3})
+    img2img.train(recipe, out=tmp_path / "run", device="cuda", resume=True)
+    translator = img2img.load(tmp_path / "run", device="cuda")
+    output = translator(np.full((32, 32, 3), 255, np.uint8))
+    assert output.shape == (32, 32, 3)
