@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import subprocess
+import contextlib
+import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +13,15 @@ import torch
 from torch import nn
 
 from img2img.bundle import BundleInfo, load_bundle
-from img2img.data.augmentation import Augmentation, ColorChange, use_one_thread
 from img2img.data.images import Image, Split
 from img2img.data.loading import PairDataset, steps_per_epoch
 from img2img.data.source import PairSource
 from img2img.engine.directory import RunDirectory
 from img2img.engine.precision import Resolved, resolve_precision, set_precision
 from img2img.engine.run import Plan, Run
-from img2img.errors import ModelFileError, RecipeError
+from img2img.environment import version
+from img2img.errors import ImageError, ModelFileError, RecipeError
+from img2img.evaluation.scores import spread
 from img2img.inference import Policy, Translator
 from img2img.methods import Method, WeightedLoss
 from img2img.plugins import Plugins
@@ -61,11 +60,11 @@ def assemble(
         RecipeError: settings that a component refuses, all of them at once.
         DataError: the data is missing, empty or does not pair up.
     """
-    use_one_thread()
     resolved = resolve_precision(precision or recipe.train.precision, device)
     torch.manual_seed(recipe.train.seed)
     task, method = build_networks(recipe, plugins.registry, device, resolved)
     data = build_datasets(recipe, plugins.registry, task)
+    scale = seen_scale(data.train.pairs, recipe.data.test_size or recipe.data.crop_size)
     train = recipe.train
     per_epoch = steps_per_epoch(len(data.train), train.batch_size)
     plan = Plan(
@@ -94,7 +93,7 @@ def assemble(
             "image_size": recipe.data.crop_size,
             "origin": generator.origin,
         },
-        inference=recipe.inference.model_dump(),
+        inference={**recipe.inference.model_dump(), "scale": scale},
         trained={"img2img": version(), "recipe": recipe.name},
     )
     for part in (bundle.task, bundle.generator):
@@ -107,7 +106,7 @@ def assemble(
         still_pairs=data.still,
         validation_pairs=data.validation,
         plan=plan,
-        policy=Policy(**recipe.inference.model_dump()),
+        policy=Policy(**bundle.inference),
         device=device,
         bundle=bundle,
         recipe=recipe.to_dict(),
@@ -155,9 +154,7 @@ def build_networks(
         component = registry.get("discriminator", chosen.name)
 
         def build_discriminator(in_channels: int) -> nn.Module:
-            network = component.build(
-                chosen.settings, in_channels=in_channels, image_size=size
-            )
+            network = component.build(chosen.settings, in_channels=in_channels, image_size=size)
             _try_out(network, in_channels, size, None)
             return place(network)
 
@@ -187,6 +184,10 @@ def build_datasets(recipe: Recipe, registry: Registry, task: Task) -> Datasets:
         DataError: the data is missing, empty or does not pair up.
         RecipeError: settings that the source refuses.
     """
+    # Here, because `infer` needs none of albumentations and would wait a second for it.
+    from img2img.data.augmentation import Augmentation, ColorChange, use_one_thread
+
+    use_one_thread()
     data = recipe.data
     assert data.load_size is not None and data.test_size is not None
     augment = Augmentation(
@@ -237,6 +238,20 @@ def build_source(recipe: Recipe, registry: Registry, split: Split) -> PairSource
     return source
 
 
+def seen_scale(pairs: PairSource, test_size: int) -> list[float]:
+    """Factors on width and height by which validation resizes a typical training image.
+
+    The bundle carries them, so that a folder of the same kind is translated as validation was.
+    """
+    sizes = []
+    for index in spread(len(pairs), 16):
+        with contextlib.suppress(ImageError):
+            sizes.append(pairs.pair(index)[0].shape[1::-1])
+    if not sizes:
+        return [1.0, 1.0]
+    return [test_size / statistics.median(side) for side in zip(*sizes, strict=True)]
+
+
 def load_translator(
     path: Path,
     registry: Registry,
@@ -252,7 +267,9 @@ def load_translator(
     """
     bundle = path / "model.safetensors" if path.is_dir() else path
     if path.is_dir() and not bundle.is_file():
-        raise ModelFileError(f"{path} holds no model.safetensors; is it a run that has not saved yet?")
+        raise ModelFileError(
+            f"{path} holds no model.safetensors; is it a run that has not saved yet?"
+        )
     weights, info = load_bundle(bundle)
     task = _rebuild(registry, "task", info.task, bundle)
     described = dict(info.generator)
@@ -262,39 +279,12 @@ def load_translator(
         network.load_state_dict(weights)
         policy = Policy(**info.inference)
     except (RuntimeError, TypeError) as error:
-        first = str(error).splitlines()[:2]
+        first = " ".join(" ".join(str(error).splitlines()[:2]).split())
         raise ModelFileError(
-            f"the weights in {bundle} do not fit its description ({' '.join(' '.join(first).split())})"
+            f"the weights in {bundle} do not fit its description ({first})"
         ) from error
     set_precision(network.to(device), resolve_precision(precision, device))
     return Translator(network, task, policy, device=device, seed=seed)
-
-
-def environment(plugins: Plugins, run: Run, precision: Resolved) -> dict[str, Any]:
-    """What `environment.json` records: versions, device, sizes of the networks."""
-    device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else None
-    return {
-        "img2img": version(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": platform.platform(),
-        "device": str(run.device),
-        "device_name": device or platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "precision": precision,
-        "plugins": plugins.origins,
-        "git_commit": _git_commit(),
-        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "parameters": {
-            name: sum(p.numel() for p in network.parameters())
-            for name, network in run.method.networks.items()
-        },
-    }
-
-
-def version() -> str:
-    """This program's version."""
-    return importlib.metadata.version("img2img")
 
 
 class _Problems:
@@ -306,7 +296,7 @@ class _Problems:
     def build(self, key: str, component: Component, choice: Choice, **supplied: Any) -> Any:
         try:
             return component.build(choice.settings, **supplied)
-        except _Refused as refused:
+        except _RefusalError as refused:
             self.found.append(str(refused))
         except ValueError as error:
             self.found.append(f"{key} ({component.name}): {error}")
@@ -319,7 +309,7 @@ class _Problems:
             try:
                 return builder(*args)
             except ValueError as error:
-                raise _Refused(f"{key}: {error}") from error
+                raise _RefusalError(f"{key}: {error}") from error
 
         return build
 
@@ -328,7 +318,7 @@ class _Problems:
             raise RecipeError(self.found)
 
 
-class _Refused(Exception):
+class _RefusalError(Exception):
     """A component's own message, on its way out through the method that wanted it."""
 
 
@@ -368,7 +358,9 @@ def _rebuild(
         given = {s.name: getattr(settings, s.name) for s in component.settings}
         return component.build(given, **supplied)
     except (ValueError, TypeError) as error:
-        raise ModelFileError(f"{bundle}: the {kind} {name!r} refuses its settings: {error}") from error
+        raise ModelFileError(
+            f"{bundle}: the {kind} {name!r} refuses its settings: {error}"
+        ) from error
 
 
 def _worker_count(workers: int | None, device: torch.device) -> int:
@@ -376,13 +368,3 @@ def _worker_count(workers: int | None, device: torch.device) -> int:
         return workers
     # On a CPU the step itself wants every core, and another process only takes them away.
     return 0 if device.type == "cpu" else 4
-
-
-def _git_commit() -> str | None:
-    try:
-        shown = subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return shown.stdout.strip() or None

@@ -10,6 +10,9 @@ from typing import Any
 from img2img.errors import RecipeError
 
 KeyPath = tuple[str | int, ...]
+# A recipe needs four; whoever prints or validates deeper ones runs into recursion limits.
+DEEPEST = 32
+TOO_LARGE = "an integer that does not fit in 64 bits"
 
 
 class Document:
@@ -24,14 +27,24 @@ class Document:
         self.label = label
         try:
             self.data: dict[str, Any] = tomllib.loads(text)
+            _check_depth(self.data)
         except tomllib.TOMLDecodeError as error:
             raise RecipeError([_syntax_problem(error, text, label)]) from error
-        # A deep nest of brackets ends the parser's recursion, not the program.
+        # Brackets end the parser's recursion, dotted keys nest without any.
         except RecursionError as error:
             raise RecipeError([f"{label}: nested too deeply to be a recipe"]) from error
+        # Python converts no integer of thousands of digits.
+        except ValueError as error:
+            raise RecipeError([f"{label}: it holds {TOO_LARGE}"]) from error
         self._origins: dict[KeyPath, str] = {
             path: f"{label}:{line}" for path, line in key_lines(text)
         }
+        unusable = [
+            f"{self.where(path)}: {'.'.join(map(str, path))} is {what}"
+            for path, what in _unusable(self.data, ())
+        ]
+        if unusable:
+            raise RecipeError(unusable)
 
     @classmethod
     def read(cls, path: Path) -> Document:
@@ -41,11 +54,12 @@ class Document:
             RecipeError: it cannot be read or is not TOML.
         """
         try:
-            text = path.read_text(encoding="utf-8")
+            # With or without the mark that Windows editors put first.
+            text = path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise RecipeError([f"{path}: not a text file in UTF-8, so not a recipe"]) from error
         except OSError as error:
-            raise RecipeError([f"{path}: cannot be read ({error.strerror})"]) from error
+            raise RecipeError([f"{path}: cannot be read ({error.strerror or error})"]) from error
         return cls(text, str(path))
 
     def where(self, path: KeyPath) -> str:
@@ -67,6 +81,8 @@ class Document:
         for assignment in assignments:
             try:
                 path, value = parse_assignment(assignment)
+                for _, what in _unusable(value, ()):
+                    raise ValueError(f"it holds {what}")
                 self._place(path, value, f"--set {assignment}")
             except ValueError as error:
                 problems.append(f"--set {assignment}: {error}")
@@ -95,8 +111,11 @@ def parse_assignment(assignment: str) -> tuple[list[str], Any]:
     """`a.b=1` as (["a", "b"], 1).
 
     Raises:
-        ValueError: there is no `=`, or the key is no TOML key.
+        ValueError: there is no `=`, or the key is no TOML key, or the value is nested too deeply.
     """
+    # What a shell passes on from bytes that are no UTF-8 could not be written into recipe.toml.
+    if any("\ud800" <= character <= "\udfff" for character in assignment):
+        raise ValueError("it is not text in UTF-8")
     key, equals, text = assignment.partition("=")
     if not equals:
         raise ValueError("expected key=value")
@@ -112,8 +131,13 @@ def parse_assignment(assignment: str) -> tuple[list[str], Any]:
         raise ValueError(f"{key.strip()!r} is not a key; expected key=value")
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+        _check_depth(parsed, len(path))
+    except tomllib.TOMLDecodeError:
         parsed = {}
+    except RecursionError:
+        raise ValueError("nested too deeply to be part of a recipe") from None
+    except ValueError:
+        raise ValueError(f"it holds {TOO_LARGE}") from None
     return path, parsed["value"] if parsed.keys() == {"value"} else text
 
 
@@ -123,7 +147,8 @@ def key_lines(text: str) -> Iterator[tuple[KeyPath, int]]:
     A statement is the shortest run of lines that parses by itself, so that the standard parser, not
     a second one, decides where multi-line strings and arrays end.
     """
-    lines = text.splitlines()
+    # Not splitlines(): TOML knows no other line ends, and U+2028 may stand in a comment.
+    lines = text.replace("\r\n", "\n").split("\n")
     counts: dict[KeyPath, int] = {}
     prefix: KeyPath = ()
     at = 0
@@ -132,8 +157,12 @@ def key_lines(text: str) -> Iterator[tuple[KeyPath, int]]:
         at += 1
         header = statement.lstrip().startswith("[")
         while (parsed := _try_parse(statement)) is None and at < len(lines):
-            statement += "\n" + lines[at]
-            at += 1
+            last = ""
+            # Only these close what spans lines; to try after every line of a long array is slow.
+            while at < len(lines) and not any(mark in last for mark in ("]", "}", '"""', "'''")):
+                last = lines[at]
+                statement += "\n" + last
+                at += 1
         if parsed is None:
             return
         if header:
@@ -168,6 +197,26 @@ def _paths(value: Any, prefix: KeyPath) -> Iterator[KeyPath]:
         yield from _paths(inner, (*prefix, key))
 
 
+def _check_depth(value: Any, depth: int = 0) -> None:
+    """Raise a RecursionError for what is nested more deeply than a recipe."""
+    if depth > DEEPEST:
+        raise RecursionError
+    if isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _check_depth(inner, depth + 1)
+
+
+def _unusable(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    """Values that TOML or a number's nature forbids and Python's parser lets through."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield path, TOO_LARGE
+    elif isinstance(value, float) and value != value:
+        yield path, "nan, which is no number to train with"
+    elif isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _unusable(inner, (*path, key))
+
+
 def _try_parse(statement: str) -> dict[str, Any] | None:
     try:
         return tomllib.loads(statement)
@@ -191,5 +240,5 @@ def _syntax_problem(error: tomllib.TOMLDecodeError, text: str, label: str) -> st
     if place.startswith("line "):
         return f"{label}:{place.split()[1].rstrip(',')}: not valid TOML: {what}"
     if "end of document" in place:
-        return f"{label}:{len(text.splitlines())}: not valid TOML: {what} (at the end)"
+        return f"{label}:{text.rstrip().count(chr(10)) + 1}: not valid TOML: {what} (at the end)"
     return f"{label}: not valid TOML: {message}"

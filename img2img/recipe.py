@@ -14,13 +14,32 @@ import pydantic
 import tomli_w
 from packaging.requirements import InvalidRequirement, Requirement
 from pydantic import Field
+from pydantic_core import ErrorDetails, to_jsonable_python
 
 from img2img.document import Document, KeyPath
 from img2img.errors import RecipeError, RequestError
-from img2img.registry import KINDS, Component, Registry, suggest
+from img2img.registry import KINDS, Component, Registry, suggest, type_name
 
+# Pydantic's words speak of Python and JSON.
+WORDS = {
+    "a valid integer": "an integer",
+    "a valid number": "a number",
+    "a valid string": "a text in quotes",
+    "a valid boolean": "true or false",
+    "a valid array": "a list",
+    "a valid list": "a list",
+    "a valid tuple": "a list",
+    "a valid dictionary": "a table",
+    "an object": "a table",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "less than": "below",
+    "greater than": "above",
+}
 Precision = Literal["auto", "float32", "bfloat16"]
 TableModel = TypeVar("TableModel", bound=pydantic.BaseModel)
+# Pixels; far beyond any image, so a mistyped size is a mistake and not an allocation.
+LARGEST = 65536
 
 
 class _Table(pydantic.BaseModel):
@@ -42,9 +61,9 @@ class DataSettings(_Table):
     source: str = "side_by_side"
     root: str | None = None
     direction: Literal["AtoB", "BtoA"] = "AtoB"
-    load_size: int | None = Field(None, ge=4, le=65536)
-    crop_size: int = Field(256, ge=4, le=65536)
-    test_size: int | None = Field(None, ge=4, le=65536)
+    load_size: int | None = Field(None, ge=4, le=LARGEST)
+    crop_size: int = Field(256, ge=4, le=LARGEST)
+    test_size: int | None = Field(None, ge=4, le=LARGEST)
     mirror: bool = True
     rotate: bool = False
     source_color: ColorSettings = ColorSettings()
@@ -135,7 +154,7 @@ class Recipe:
         ]
         tables["train"] = self.train.model_dump()
         tables["inference"] = self.inference.model_dump()
-        plain: dict[str, Any] = json.loads(json.dumps(_without_none(tables), default=str))
+        plain: dict[str, Any] = to_jsonable_python(_without_none(tables))
         return plain
 
     def to_toml(self) -> str:
@@ -153,9 +172,7 @@ def load_recipe(path: Path, registry: Registry, overrides: Sequence[str] = ()) -
     return parse_recipe(document, registry, overrides)
 
 
-def parse_recipe(
-    document: Document, registry: Registry, overrides: Sequence[str] = ()
-) -> Recipe:
+def parse_recipe(document: Document, registry: Registry, overrides: Sequence[str] = ()) -> Recipe:
     """Validate a document; see `load_recipe`."""
     overrides = list(overrides)
     _let_length_win(document, overrides)
@@ -207,12 +224,13 @@ class _Parser:
         for key in self.data:
             if key not in known:
                 self.problem((key,), f"{key} is not part of a recipe{suggest(key, known)}")
+        name, description = self._text("name", required=True), self._text("description")
         requires = self._requires()
         data, source = self._data()
         discriminator, conditional = self._discriminator()
         parts: dict[str, Any] = {
-            "name": self._text("name", required=True),
-            "description": self._text("description"),
+            "name": name,
+            "description": description,
             "requires": requires,
             "task": self._choice("task", "paired"),
             "method": self._choice("method", "pix2pix"),
@@ -223,7 +241,7 @@ class _Parser:
             "conditional": conditional,
             "losses": self._losses(),
             "train": self._train(),
-            "inference": self._model(InferenceSettings, ("inference",), self.table("inference")),
+            "inference": self._table(InferenceSettings, "inference", self.table("inference")),
         }
         if self.problems:
             raise RecipeError(sorted(self.problems, key=_line_of))
@@ -236,17 +254,21 @@ class _Parser:
         value = self.data.get(key, {})
         if isinstance(value, dict):
             return value
-        self.problem((key,), f"{key} should be a table, [{key}], not {value!r}")
+        self.problem((key,), f"{key} should be a table, [{key}], not {_shown(value)}")
         return {}
 
     def _text(self, key: str, *, required: bool = False) -> str:
         value = self.data.get(key, "")
         if not isinstance(value, str):
-            self.problem((key,), f"{key} should be a text in quotes, not {value!r}")
+            self.problem((key,), f"{key} should be a text in quotes, not {_shown(value)}")
         elif required and not value:
-            self.problem((key,), f"{key} is missing: the run's name, for example name = \"shoes\"")
-        elif key == "name" and ("/" in value or "\\" in value or value.startswith(".")):
-            self.problem((key,), f"name becomes a folder, so {value!r} cannot hold / or start with .")
+            self.problem((key,), f'{key} is missing: the run\'s name, for example name = "shoes"')
+        elif key == "name" and not _can_be_folder(value):
+            self.problem(
+                (key,),
+                f"name becomes a folder, so {_shown(value)} must be one line of at most 200 "
+                f"characters, and cannot hold / or start with .",
+            )
         return str(value)
 
     def _requires(self) -> tuple[str, ...]:
@@ -260,8 +282,13 @@ class _Parser:
         return tuple(value)
 
     def _component(self, kind: str, name: Any, path: KeyPath) -> Component | None:
+        if name is None:
+            self.problem(path, f"{_dotted(path)} is missing: which {kind}")
+            return None
         if not isinstance(name, str):
-            self.problem(path, f"{_dotted(path)} should be the name of a {kind}, not {name!r}")
+            self.problem(
+                path, f"{_dotted(path)} should be the name of a {kind}, not {_shown(name)}"
+            )
             return None
         try:
             return self.registry.get(kind, name)
@@ -281,54 +308,80 @@ class _Parser:
         self, component: Component, table: dict[str, Any], path: KeyPath, shared: Sequence[str] = ()
     ) -> dict[str, Any]:
         """Settings of a component, validated and completed; `shared` are the table's other keys."""
-        # Through JSON: there a list may become a tuple and a text a Path, and yet "64" is no number.
-        try:
-            model = component.model.model_validate_json(
-                json.dumps(table, default=str), strict=True
-            )
-        except pydantic.ValidationError as error:
-            own = [setting.name for setting in component.settings]
-            where = f"[data] with the source {component.name!r}" if path == ("data",) else ""
-            what = f"a key of {where}" if where else f"a setting of {component.name!r}"
-            self._explain(error, path, what, [*own, *shared])
-            return {}
-        return {setting.name: getattr(model, setting.name) for setting in component.settings}
+        what = f"a setting of {component.name!r}"
+        if path == ("data",):
+            what = f"a key of [data] with the source {component.name!r}"
+        # Defaults take the same way, so that a run from its recipe.toml gets the very same values.
+        full = {**component.defaults, **table}
+        model = self._validated(component.model, path, full, what, shared)
+        return {} if model is None else {s.name: getattr(model, s.name) for s in component.settings}
 
-    def _model(
-        self, model: type[TableModel], path: KeyPath, table: dict[str, Any]
+    def _table(self, model: type[TableModel], key: str, table: dict[str, Any]) -> TableModel | None:
+        return self._validated(model, (key,), table, f"a key of [{key}]")
+
+    def _validated(
+        self,
+        model: type[TableModel],
+        path: KeyPath,
+        table: dict[str, Any],
+        what: str,
+        shared: Sequence[str] = (),
     ) -> TableModel | None:
+        """A table as its model has it; `what` one of its keys is called in messages."""
+        # Through JSON: there a list may become a tuple and a text a Path, yet "64" is no number.
         try:
-            return model.model_validate_json(json.dumps(table, default=str), strict=True)
+            found = model.model_validate_json(json.dumps(table, default=str), strict=True)
         except pydantic.ValidationError as error:
-            self._explain(error, path, f"a key of [{_dotted(path)}]", list(model.model_fields))
+            self._explain(error, model, path, table, what, shared)
             return None
+        # Where pydantic sees a float or a Literal of 1, it lets `true` pass, since True == 1.
+        slips = [key for key in table if _took_bool(table[key], getattr(found, key))]
+        for key in slips:
+            full = (*path, key)
+            self.problem(full, f"{_dotted(full)} should be a number, not {_shown(table[key])}")
+        return None if slips else found
 
     def _explain(
-        self, error: pydantic.ValidationError, path: KeyPath, what: str, allowed: Sequence[str]
+        self,
+        error: pydantic.ValidationError,
+        model: type[TableModel],
+        path: KeyPath,
+        table: dict[str, Any],
+        what: str,
+        shared: Sequence[str],
     ) -> None:
+        unions = set()
         for item in error.errors(include_url=False):
-            full = (*path, *item["loc"])
+            loc = item["loc"]
+            reached, steps = _descend(table, loc)
+            missing = item["type"] == "missing" and steps == len(loc) - 1
+            full = (*path, *loc)
             key = _dotted(full)
-            if item["type"] == "extra_forbidden":
-                self.problem(full, f"{key} is not {what}{suggest(str(item['loc'][-1]), allowed)}")
-            elif item["type"] == "missing":
-                self.problem(path, f"{key} is missing")
+            # What leads on into nothing that was given is the name of a union's member.
+            if steps < len(loc) and not missing:
+                unions.add(str(loc[0]))
+            elif item["type"] == "extra_forbidden":
+                allowed = [*model.model_fields, *shared]
+                if len(loc) > 1:
+                    what, allowed = f"a key of {_dotted(full[:-1])}", _fields_of(model, loc[:-1])
+                self.problem(full, f"{key} is not {what}{suggest(str(loc[-1]), allowed)}")
+            elif missing and isinstance(reached, list):
+                self.problem(full, f"{_dotted(full[:-1])} has only {len(reached)} entries")
+            elif missing:
+                self.problem(full, f"{key} is missing")
             else:
-                text = item["msg"].replace("Input should be", "should be", 1)
-                if item["type"] == "literal_error" and isinstance(item["input"], str):
-                    choices = [c.strip("'") for c in item["ctx"]["expected"].split(" or ")]
-                    choices = [c.strip().strip("'") for part in choices for c in part.split(",")]
-                    near = suggest(item["input"], choices).split(";")[0]
-                    self.problem(full, f"{key} {text}, not {item['input']!r}{near}")
-                else:
-                    self.problem(full, f"{key} {text}, not {item['input']!r}")
+                self.problem(full, f"{key} {_complaint(item)}")
+        # One line instead of one for each member of the union, none of which it is.
+        for name in sorted(unions):
+            full, wanted = (*path, name), type_name(model.model_fields[name].annotation)
+            self.problem(full, f"{_dotted(full)} should be {wanted}, not {_shown(table[name])}")
 
     def _data(self) -> tuple[DataSettings | None, Choice | None]:
         table = dict(self.table("data"))
         shared = set(DataSettings.model_fields)
         own = {key: table[key] for key in table if key not in shared}
-        settings = self._model(
-            DataSettings, ("data",), {key: table[key] for key in table if key in shared}
+        settings = self._table(
+            DataSettings, "data", {key: table[key] for key in table if key in shared}
         )
         name = table.get("source", "side_by_side")
         component = self._component("source", name, ("data", "source"))
@@ -338,10 +391,12 @@ class _Parser:
         if settings is None:
             return None, source
         if settings.root is None and "root" in component.takes:
-            self.problem(("data",), 'data.root is missing: the folder of images, or use "--set"')
+            self.problem(
+                ("data",), "data.root is missing: the folder of images (or --set data.root=DIR)"
+            )
         crop = settings.crop_size
         # The paper's 286 for 256, at any size.
-        load = settings.load_size or round(crop * 286 / 256)
+        load = settings.load_size or min(round(crop * 286 / 256), LARGEST)
         if load < crop:
             self.problem(
                 ("data", "load_size"), f"data.load_size is {load}, below data.crop_size, {crop}"
@@ -358,7 +413,7 @@ class _Parser:
         if not isinstance(conditional, bool):
             self.problem(
                 ("discriminator", "conditional"),
-                f"discriminator.conditional should be true or false, not {conditional!r}",
+                f"discriminator.conditional should be true or false, not {_shown(conditional)}",
             )
         name = table.pop("name", "patchgan70")
         component = self._component("discriminator", name, ("discriminator", "name"))
@@ -369,7 +424,12 @@ class _Parser:
 
     def _losses(self) -> tuple[LossChoice, ...]:
         entries = self.data.get("losses", [])
-        if not isinstance(entries, list) or not entries:
+        if not isinstance(entries, list):
+            self.problem(
+                ("losses",), "losses should be a list: write [[losses]], in double brackets"
+            )
+            return ()
+        if not entries:
             self.problem(
                 ("losses",), 'losses is missing: add [[losses]] with, for example, name = "l1"'
             )
@@ -378,14 +438,15 @@ class _Parser:
         for i, entry in enumerate(entries):
             path: KeyPath = ("losses", i)
             if not isinstance(entry, dict):
-                self.problem(path, f"losses.{i} should be a table with a name, not {entry!r}")
+                self.problem(path, f"losses.{i} should be a table with a name, not {_shown(entry)}")
                 continue
             table = dict(entry)
             weight = table.pop("weight", 1.0)
             number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
             if not number or not 0 <= weight < float("inf"):
                 self.problem(
-                    (*path, "weight"), f"losses.{i}.weight should be 0 or more, not {weight!r}"
+                    (*path, "weight"),
+                    f"losses.{i}.weight should be a number, 0 or more, not {_shown(weight)}",
                 )
                 weight = 1.0
             name = table.pop("name", None)
@@ -397,7 +458,7 @@ class _Parser:
 
     def _train(self) -> TrainSettings | None:
         table = self.table("train")
-        settings = self._model(TrainSettings, ("train",), table)
+        settings = self._table(TrainSettings, "train", table)
         if "epochs" in table and "steps" in table:
             self.problem(("train", "steps"), "train has both epochs and steps; keep one of them")
         elif "epochs" not in table and "steps" not in table:
@@ -420,7 +481,7 @@ def _unmet(requirement: str) -> str | None:
     try:
         wanted = Requirement(requirement)
     except InvalidRequirement:
-        return f"requires: {requirement!r} is not a requirement such as \"img2img-foo>=0.2\""
+        return f'requires: {requirement!r} is not a requirement such as "img2img-foo>=0.2"'
     try:
         version = importlib.metadata.version(wanted.name)
     except importlib.metadata.PackageNotFoundError:
@@ -440,6 +501,59 @@ def _line_of(problem: str) -> int:
     """The line in `file:line: message`; 0 for problems of the whole file, which come first."""
     found = re.match(r".*?:(\d+): ", problem)
     return int(found[1]) if found else 0
+
+
+def _complaint(item: ErrorDetails) -> str:
+    """What pydantic has against a value, in the words of a recipe."""
+    text = item["msg"]
+    if not text.startswith("Input should "):
+        return f"is refused: {text}"
+    text = text.removeprefix("Input ")
+    for theirs, ours in WORDS.items():
+        text = text.replace(theirs, ours)
+    near = ""
+    if item["type"] == "literal_error" and isinstance(item["input"], str):
+        choices = re.findall(r"'([^']*)'", item["ctx"]["expected"])
+        near = suggest(item["input"], choices).partition(";")[0]
+    return f"{text}, not {_shown(item['input'])}{near}"
+
+
+def _descend(value: Any, loc: Sequence[str | int]) -> tuple[Any, int]:
+    """How far `loc` leads into a value: what it reaches, and after how many of its steps."""
+    for i, step in enumerate(loc):
+        try:
+            value = value[step]
+        except (LookupError, TypeError):
+            return value, i
+    return value, len(loc)
+
+
+def _fields_of(model: Any, loc: Sequence[str | int]) -> list[str]:
+    """Keys of a table inside a table, where it is a model; else none."""
+    for step in loc:
+        fields = getattr(model, "model_fields", {})
+        model = fields[step].annotation if step in fields else None
+    return list(getattr(model, "model_fields", {}))
+
+
+def _took_bool(given: Any, found: Any) -> bool:
+    """Whether `true` or `false` was taken for a number."""
+    if isinstance(given, bool):
+        return isinstance(found, (int, float)) and not isinstance(found, bool)
+    if isinstance(given, list) and isinstance(found, (list, tuple)):
+        return any(_took_bool(one, other) for one, other in zip(given, found, strict=False))
+    return False
+
+
+def _can_be_folder(name: str) -> bool:
+    short = len(name) <= 200 and name == name.strip() and name.isprintable()
+    return short and not name.startswith(".") and not set(name) & set("/\\")
+
+
+def _shown(value: Any) -> str:
+    """A value as TOML has it, shortened to what fits in a message."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}..."
 
 
 def _without_none(value: Any) -> Any:

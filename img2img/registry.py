@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import difflib
 import inspect
+import json
 import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 import pydantic
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from img2img.errors import PluginError
 
 Factory = Callable[..., Any]
+POSSIBLE_TYPES = "use numbers, strings, booleans, Literal, or sequences of these"
 
 
 @dataclass(frozen=True)
@@ -50,23 +54,37 @@ KINDS: dict[str, Kind] = {
             frozenset({"name", "conditional"}),
         ),
         Kind("loss", reserved=frozenset({"name", "weight"})),
-        Kind(
-            "task", called=("encode_source", "encode_target", "decode_source", "decode_target")
-        ),
+        Kind("task", called=("encode_source", "encode_target", "decode_source", "decode_target")),
         Kind(
             "source",
             optional=frozenset({"root", "split"}),
             reserved=frozenset(
-                "source root direction load_size crop_size test_size mirror rotate source_color "
-                "workers".split()
+                {
+                    "source",
+                    "root",
+                    "direction",
+                    "load_size",
+                    "crop_size",
+                    "test_size",
+                    "mirror",
+                    "rotate",
+                    "source_color",
+                    "workers",
+                }
             ),
             called=("__len__", "pair", "name"),
         ),
         Kind(
             "method",
             optional=frozenset(
-                "build_generator build_discriminator losses source_channels target_channels "
-                "conditional".split()
+                {
+                    "build_generator",
+                    "build_discriminator",
+                    "losses",
+                    "source_channels",
+                    "target_channels",
+                    "conditional",
+                }
             ),
             called=("step",),
         ),
@@ -90,7 +108,7 @@ class Setting:
     @property
     def type_name(self) -> str:
         """The annotation as a reader would write it: `int | None`, `'batch' | 'none'`."""
-        return _type_name(self.annotation)
+        return type_name(self.annotation)
 
 
 @dataclass(frozen=True)
@@ -105,7 +123,8 @@ class Component:
         summary: first sentence of its docstring.
         settings: what a recipe may set.
         takes: the supplied parameters that its signature names.
-        model: validates and completes a table of settings.
+        defaults: of the settings that have one, as a recipe would write it; without those of None.
+        model: validates a table of settings.
     """
 
     kind: str
@@ -115,6 +134,7 @@ class Component:
     summary: str
     settings: tuple[Setting, ...]
     takes: frozenset[str]
+    defaults: dict[str, Any]
     model: type[pydantic.BaseModel] = field(repr=False)
 
     def build(self, settings: dict[str, Any], **supplied: Any) -> Any:
@@ -137,7 +157,8 @@ class Registry:
     def generator(self, name: str, factory: Factory) -> None:
         """Register a network (B, in_channels, H, W) -> (B, out_channels, H, W).
 
-        The factory takes `in_channels` and `out_channels`, and `image_size` (pixels) if it names it.
+        The factory takes `in_channels` and `out_channels`, and `image_size` (pixels) if it names
+        it.
         """
         self._add("generator", name, factory)
 
@@ -201,39 +222,24 @@ class Registry:
     def _add(self, kind_name: str, name: str, factory: Factory) -> None:
         kind = KINDS[kind_name]
         label = f"{kind_name} {name!r} from {self._origin}"
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name):
             raise PluginError(f"{label}: names are lower case letters, digits, '_', '-' and '.'")
         if clash := self._components.get((kind_name, name)):
             raise PluginError(
                 f"{label}: the name is taken by {clash.origin}; one of the two must be renamed"
             )
         settings, takes = _read_signature(kind, factory, label)
-        doc = inspect.getdoc(factory) or ""
-        fields: dict[str, Any] = {
-            s.name: (s.annotation, ... if s.required else s.default) for s in settings
-        }
-        try:
-            model = pydantic.create_model(
-                f"{kind_name}.{name}",
-                __config__=pydantic.ConfigDict(
-                    extra="forbid", arbitrary_types_allowed=False, protected_namespaces=()
-                ),
-                **fields,
-            )
-        except (pydantic.errors.PydanticSchemaGenerationError, NameError) as error:
-            raise PluginError(
-                f"{label}: a setting's type cannot come from a recipe ({error}); use numbers, "
-                f"strings, booleans, Literal, or sequences of these"
-            ) from error
+        defaults = _plain_defaults(settings, label)
         self._components[kind_name, name] = Component(
             kind_name,
             name,
             factory,
             self._origin,
-            _first_sentence(doc),
+            _first_sentence(own_doc(factory)),
             settings,
             takes,
-            model,
+            defaults,
+            _settings_model(f"{kind_name}.{name}", settings, defaults, label),
         )
 
 
@@ -241,13 +247,18 @@ def suggest(word: str, allowed: Sequence[str]) -> str:
     """A closing remark for a message: the nearest allowed name, and all of them."""
     near = difflib.get_close_matches(word, allowed, n=1, cutoff=0.6)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{hint}; there is {', '.join(allowed)}" if allowed else hint
+    return f"{hint}; possible: {', '.join(allowed)}" if allowed else hint
+
+
+def own_doc(factory: Factory) -> str:
+    """A factory's docstring; not the one a class inherits, which would be torch's."""
+    return inspect.cleandoc(factory.__doc__ or "")
 
 
 def _read_signature(
     kind: Kind, factory: Factory, label: str
 ) -> tuple[tuple[Setting, ...], frozenset[str]]:
-    if not callable(factory):
+    if not inspect.isclass(factory) and not inspect.isroutine(factory):
         raise PluginError(f"{label}: a factory must be a class or a function, not {factory!r}")
     if inspect.isclass(factory):
         missing = [name for name in kind.called if not hasattr(factory, name)]
@@ -258,7 +269,7 @@ def _read_signature(
         hints = get_type_hints(target, include_extras=True)
     except Exception as error:
         raise PluginError(f"{label}: its annotations cannot be read ({error})") from error
-    helps = _argument_help(inspect.getdoc(factory) or "")
+    helps = _argument_help(own_doc(factory))
     settings, takes = [], set()
     for parameter in _parameters(factory):
         name = parameter.name
@@ -267,21 +278,74 @@ def _read_signature(
                 f"{label}: *args and **kwargs are refused, because a typo in a recipe would vanish "
                 f"in them; name the settings"
             )
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise PluginError(f"{label}: parameter {name!r} must be usable as a keyword")
         if name in kind.supplied:
             takes.add(name)
         elif name in kind.reserved:
             raise PluginError(f"{label}: {name!r} is a key of the recipe's table itself; rename it")
-        elif parameter.kind is parameter.POSITIONAL_ONLY or name not in hints:
+        elif name not in hints:
             raise PluginError(
-                f"{label}: parameter {name!r} needs an annotation and must be usable as a keyword, "
-                f"because the signature is the schema"
+                f"{label}: parameter {name!r} needs an annotation, because the signature is the "
+                f"schema"
             )
+        elif name.startswith("_") or name == "model_config":
+            raise PluginError(f"{label}: a setting cannot be called {name!r}; rename it")
         else:
             settings.append(Setting(name, hints[name], parameter.default, helps.get(name, "")))
     lacking = sorted(kind.required - takes)
     if lacking:
         raise PluginError(f"{label}: a {kind.name} must take {', '.join(lacking)}")
     return tuple(settings), frozenset(takes)
+
+
+def _plain_defaults(settings: Sequence[Setting], label: str) -> dict[str, Any]:
+    found = {}
+    for setting in settings:
+        if not setting.required and setting.default is not None:
+            try:
+                found[setting.name] = to_jsonable_python(setting.default)
+            except PydanticSerializationError as error:
+                raise PluginError(
+                    f"{label}: the default of {setting.name!r} cannot be written into a recipe; "
+                    f"{POSSIBLE_TYPES}"
+                ) from error
+    return found
+
+
+def _settings_model(
+    name: str, settings: Sequence[Setting], defaults: dict[str, Any], label: str
+) -> type[pydantic.BaseModel]:
+    """A model of the settings, after a look that its defaults are what it would accept."""
+    fields: dict[str, Any] = {
+        s.name: (s.annotation, ... if s.required else s.default) for s in settings
+    }
+    config = pydantic.ConfigDict(extra="forbid", protected_namespaces=())
+    try:
+        with warnings.catch_warnings():
+            # A setting called `copy` hides pydantic's method of that name, which nobody calls.
+            warnings.filterwarnings("ignore", message="Field name .* shadows an attribute")
+            model: type[pydantic.BaseModel] = pydantic.create_model(
+                name, __config__=config, **fields
+            )
+        # Refuses what no text can become, such as a class or a function.
+        model.model_json_schema()
+    except (pydantic.PydanticUserError, NameError, TypeError) as error:
+        reason = str(error).splitlines()[0].partition(". ")[0]
+        raise PluginError(
+            f"{label}: a setting's type cannot come from a recipe ({reason}); {POSSIBLE_TYPES}"
+        ) from error
+    try:
+        model.model_validate_json(json.dumps(defaults), strict=True)
+    except pydantic.ValidationError as error:
+        for item in error.errors(include_url=False):
+            if item["type"] != "missing":
+                setting = next(s for s in settings if s.name == item["loc"][0])
+                raise PluginError(
+                    f"{label}: the default of {setting.name!r}, {setting.default!r}, is not of its "
+                    f"own type, {setting.type_name}"
+                ) from error
+    return model
 
 
 def _parameters(factory: Factory) -> list[inspect.Parameter]:
@@ -295,7 +359,8 @@ def _parameters(factory: Factory) -> list[inspect.Parameter]:
 
 def _first_sentence(doc: str) -> str:
     paragraph = " ".join(doc.split("\n\n")[0].split())
-    found = re.match(r"(.+?[.!?])(\s|$)", paragraph)
+    # Not after "e.g.": a sentence does not begin in lower case.
+    found = re.match(r"(.+?[.!?])(\s+[^a-z\s]|$)", paragraph)
     return found[1] if found else paragraph
 
 
@@ -314,7 +379,10 @@ def _argument_help(doc: str) -> dict[str, str]:
     return helps
 
 
-def _type_name(annotation: Any) -> str:
+def type_name(annotation: Any) -> str:
+    """An annotation as a reader would write it."""
+    if hasattr(annotation, "__metadata__"):  # Annotated
+        return type_name(annotation.__origin__)
     args = getattr(annotation, "__args__", ())
     origin = str(getattr(annotation, "__origin__", ""))
     if origin == "typing.Literal":
@@ -322,7 +390,7 @@ def _type_name(annotation: Any) -> str:
     if annotation is type(None):
         return "None"
     if type(annotation).__name__ in ("Union", "UnionType", "_UnionGenericAlias"):
-        return " | ".join(_type_name(arg) for arg in args)
+        return " | ".join(type_name(arg) for arg in args)
     if isinstance(annotation, type) and not args:
         return annotation.__name__
     return re.sub(r"\b(typing|collections\.abc|pathlib)\.", "", str(annotation))

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
-from img2img.assemble import assemble, environment
+from img2img.assemble import assemble
 from img2img.engine.directory import RunDirectory
 from img2img.engine.events import Events
 from img2img.engine.loop import train
 from img2img.engine.precision import resolve_device, resolve_precision
+from img2img.environment import environment
 from img2img.errors import RequestError
 from img2img.plugins import Plugins
 from img2img.recipe import Recipe, find_recipe, load_recipe
@@ -26,9 +27,23 @@ if TYPE_CHECKING:
 # What may differ between a run and its continuation: it changes how long, where and how often
 # something is written, not what is learned in a step.
 MAY_CHANGE = frozenset(
-    "description requires data.root data.workers train.steps train.epochs train.log_every "
-    "train.sample_every train.sample_count train.checkpoint_every train.keep_checkpoints "
-    "train.validate_every train.precision inference.statistics inference.dropout".split()
+    [
+        "description",
+        "requires",
+        "data.root",
+        "data.workers",
+        "train.steps",
+        "train.epochs",
+        "train.log_every",
+        "train.sample_every",
+        "train.sample_count",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "train.validate_every",
+        "train.precision",
+        "inference.statistics",
+        "inference.dropout",
+    ]
 )
 
 

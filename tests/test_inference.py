@@ -102,6 +102,24 @@ def test_padding_is_reflection_as_numpy_has_it():
     assert np.array_equal(padded[0, 0].numpy(), expected)
 
 
+def test_images_are_seen_at_the_scale_of_training():
+    """Half as wide, three quarters as high; what the network gives comes back at full size."""
+    seen = []
+    network = nn.Conv2d(3, 3, 1)
+    network.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[-2:]))
+    with torch.no_grad():
+        network.weight.copy_(torch.eye(3)[..., None, None]), network.bias.zero_()
+    model = Translator(network, Paired(), Policy(scale=(0.5, 0.75)))
+    ramp = np.linspace(0, 255, 40).astype(np.uint8)
+    image = np.broadcast_to(ramp[None, :, None], (24, 40, 3)).copy()
+    output = model(image)
+    assert seen == [(18, 20)]
+    assert output.shape == image.shape
+    assert np.abs(output.astype(int) - image).max() <= 8
+    model(torch.zeros(1, 3, 24, 40))
+    assert seen[1] == (24, 40)
+
+
 def test_kinds_of_input_come_back_as_they_went_in():
     model = translator()
     array = np.random.default_rng(0).integers(0, 255, (20, 24, 3), dtype=np.uint8)
@@ -226,7 +244,9 @@ def test_batch_size_changes_no_file(tmp_path):
         jobs = plan_jobs(tmp_path / "in", tmp_path / f"out{size}", None, overwrite=False)
         translate_files(translator(), jobs, batch_size=size)
     for path in (tmp_path / "out1").iterdir():
-        one, other = (np.asarray(Image.open(tmp_path / d / path.name), int) for d in ("out1", "out4"))
+        one, other = (
+            np.asarray(Image.open(tmp_path / d / path.name), int) for d in ("out1", "out4")
+        )
         # Rounding of a last bit in float32 may tip a level.
         assert np.abs(one - other).max() <= 1
 
@@ -256,7 +276,10 @@ def test_unreadable_file_is_reported_and_the_rest_goes_on(tmp_path):
     told = []
     jobs = plan_jobs(tmp_path / "in", tmp_path / "out", None, overwrite=False)
     outcome = translate_files(
-        translator(), jobs, batch_size=3, on_done=lambda job, why: told.append((job.source.name, why))
+        translator(),
+        jobs,
+        batch_size=3,
+        on_done=lambda job, why: told.append((job.source.name, why)),
     )
     assert [path.name for path in outcome.written] == ["a.png", "c.png"]
     assert [path.name for path in outcome.failed] == ["b.png"]

@@ -186,8 +186,12 @@ def test_labels_snap_to_the_nearest_colour_of_the_palette():
     jpeg = smeared(label_map())
     assert len(np.unique(jpeg.reshape(-1, 3), axis=0)) > 100
     found = to_image(Labels(palette=PALETTE).encode_source(jpeg))
-    for row, snapped in zip(jpeg.reshape(-1, 3).tolist(), found.reshape(-1, 3).tolist(), strict=True):
-        distances = [sum((a - b) ** 2 for a, b in zip(row, colour, strict=True)) for colour in PALETTE]
+    for row, snapped in zip(
+        jpeg.reshape(-1, 3).tolist(), found.reshape(-1, 3).tolist(), strict=True
+    ):
+        distances = [
+            sum((a - b) ** 2 for a, b in zip(row, colour, strict=True)) for colour in PALETTE
+        ]
         assert distances[PALETTE.index(snapped)] == min(distances)
 
 

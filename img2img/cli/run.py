@@ -41,15 +41,17 @@ def run(
 
     from img2img.cli.values import one_of
     from img2img.report.progress import ProgressDisplay
-    from img2img.training import train_recipe
 
     if precision is not None:
         one_of("--precision", precision, ("auto", "float32", "bfloat16"))
     console = Console(stderr=True, quiet=quiet)
-    plugins = load_plugins_for(plugin)
     display = ProgressDisplay(console)
+    plugins = load_plugins_for(plugin)
     plugins.manager.register(display, name="progress display")
+    display.start()
     try:
+        from img2img.training import train_recipe
+
         finished = train_recipe(
             recipe,
             plugins,

@@ -11,4 +11,4 @@ from img2img.registry import suggest
 def one_of(option: str, value: str, allowed: Sequence[str]) -> None:
     """Raise a RequestError unless a value is allowed; it names the nearest."""
     if value not in allowed:
-        raise RequestError(f"{option} {value!r} is not possible{suggest(value, list(allowed))}")
+        raise RequestError(f"{option} cannot be {value!r}{suggest(value, list(allowed))}")

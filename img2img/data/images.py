@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
@@ -84,6 +85,17 @@ def write_image(path: Path, image: Image) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def resize_image(
+    image: Image, size: tuple[int, int], how: Literal["smooth", "nearest"] = "smooth"
+) -> Image:
+    """(H, W, 3) uint8 to a (width, height); `nearest` where colours stand for classes."""
+    shrinks = size[0] < image.shape[1] or size[1] < image.shape[0]
+    # As in augmentation: cubic would skip pixels when shrinking, the mean over an area does not.
+    smooth = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    method = cv2.INTER_NEAREST_EXACT if how == "nearest" else smooth
+    return cv2.resize(image, size, interpolation=method).astype(np.uint8, copy=False)
 
 
 def find_images(folder: Path) -> list[Path]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from img2img.data.images import Image, find_images, image_size, read_image
+from img2img.data.images import Image, image_size, read_image, split_images
 from img2img.data.side_by_side import split_halves
 from img2img.data.two_folders import TwoFolders
 from img2img.errors import DataError, ImageError
@@ -44,7 +44,7 @@ def survey(root: Path) -> Survey:
     """Look at a folder.
 
     Raises:
-        DataError: it is missing, or holds no readable images.
+        DataError: it is missing, holds no readable images, or some to validate on alone.
     """
     if not root.is_dir():
         raise DataError(f"there is no folder {str(root)!r}")
@@ -59,10 +59,7 @@ def survey(root: Path) -> Survey:
         )
         source: Literal["side_by_side", "two_folders", "derived"] = "two_folders"
     else:
-        train = root / "train" if (root / "train").is_dir() else root
-        files = find_images(train)
-        if not files:
-            raise DataError(f"no images below {str(train)!r}")
+        files = split_images(root, "train")
         count = len(files)
         if _mostly_double(files):
             source = "side_by_side"

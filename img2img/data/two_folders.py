@@ -36,6 +36,11 @@ class TwoFolders:
                 f"{str(root / 'train' / second)!r} nor {str(root / first)!r} with "
                 f"{str(root / second)!r}; name the two folders with data.first and data.second"
             )
+        if held_out is not None and held_out[0].is_relative_to(train[0]):
+            raise DataError(
+                f"data.root: {str(held_out[0])!r} is there, but no {str(train[0] / 'train')!r}; put "
+                f"the images to train on there"
+            )
         pairs = _match(*(held_out if split == "val" and held_out is not None else train))
         if held_out is None:
             kept = set(hold_out([a for a, _ in pairs], split))

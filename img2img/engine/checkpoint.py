@@ -66,10 +66,19 @@ def load_checkpoint(path: Path, state: TrainState) -> None:
         if values["format"] != FORMAT:
             raise ValueError(f"format {values['format']}, this program reads {FORMAT}")
         files = ("networks", "optimizers", "loose")
-        tensors = {name: safetensors.torch.load_file(path / f"{name}.safetensors") for name in files}
+        tensors = {
+            name: safetensors.torch.load_file(path / f"{name}.safetensors") for name in files
+        }
         state.load(tensors, values)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as e:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        safetensors.SafetensorError,
+    ) as error:
         raise Img2ImgError(
-            f"the checkpoint {path} cannot be used ({' '.join(str(e).split())}); remove that folder "
-            f"to go on from an earlier one, or use --fresh to start over"
-        ) from e
+            f"the checkpoint {path} cannot be used ({' '.join(str(error).split())}); remove that "
+            f"folder to go on from an earlier one, or use --fresh to start over"
+        ) from error

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
-
 from img2img.bundle import save_bundle
 from img2img.data.loading import Batch, batches, steps_per_epoch
 from img2img.engine.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
@@ -116,8 +115,8 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
     events.tell("on_run_end", run_dir=directory.path, step=state.step, finished=finished)
     if not finished:
         raise Interrupted(
-            f"stopped at step {state.step} of {plan.total_steps}; everything is saved, and the same "
-            f"command with --resume goes on"
+            f"stopped at step {state.step} of {plan.total_steps}; everything is saved, and the "
+            f"same command with --resume goes on"
         )
 
 
@@ -151,9 +150,7 @@ def _check_finite(losses: dict[str, float], step: int) -> None:
 
 def _translator(run: Run) -> Translator:
     # A copy, because its test-time form must leave the network in training alone.
-    return Translator(
-        copy.deepcopy(run.method.generator), run.task, run.policy, device=run.device
-    )
+    return Translator(copy.deepcopy(run.method.generator), run.task, run.policy, device=run.device)
 
 
 def _write_samples(run: Run, state: TrainState, events: Events) -> None:

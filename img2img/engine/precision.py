@@ -64,14 +64,14 @@ def resolve_precision(name: str, device: torch.device) -> Resolved:
 
 
 def set_precision(network: nn.Module, precision: Resolved) -> nn.Module:
-    """Make a network compute in a precision, whoever calls it; its weights and outputs stay float32.
+    """Make a network compute in a precision, whoever calls it; weights and outputs stay float32.
 
     The boundary is the network's own forward, so that losses, optimizers and a plugin's method need
     not know.
     """
     if precision == "bfloat16":
         # Bound to the network, so that a deep copy's forward is the copy's own.
-        network.forward = MethodType(_forward_in_bfloat16, network)  # type: ignore[method-assign]
+        network.forward = MethodType(_forward_in_bfloat16, network)
     return network
 
 

@@ -89,8 +89,9 @@ class TrainState:
         }
         loose = {f"window.{name}": total for name, total in self.window.sums.items()}
         loose["random.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            loose["random.cuda"] = torch.cuda.get_rng_state()
+        device = self._device()
+        if device.type == "cuda":
+            loose["random.cuda"] = torch.cuda.get_rng_state(device)
         return {"networks": networks, "optimizers": optimizers, "loose": loose}
 
     def values(self) -> dict[str, Any]:
@@ -151,7 +152,7 @@ class TrainState:
         self.step, self.images = values["step"], values["images"]
         self.elapsed_s = values["elapsed_s"]
         window = values["window"]
-        device = next(iter(next(iter(self.method.networks.values())).parameters())).device
+        device = self._device()
         # In their own order, which is that of the keys in metrics.jsonl.
         self.window = LossWindow(
             {name: tensors["loose"][f"window.{name}"].to(device) for name in window["names"]},
@@ -166,3 +167,6 @@ class TrainState:
         random.setstate((version, tuple(internal), gauss))
         kind, keys, position, has_gauss, cached = values["numpy_random"]
         np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+
+    def _device(self) -> torch.device:
+        return next(next(iter(self.method.networks.values())).parameters()).device

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchmetrics.functional.image import structural_similarity_index_measure
-from torchmetrics.functional.image.psnr import peak_signal_noise_ratio
 
 from img2img.data.images import Image
 from img2img.data.loading import PairDataset
@@ -33,6 +31,12 @@ def score_images(output: Image, target: Image) -> dict[str, float]:
     `l1` mean absolute difference, `psnr` in dB, `ssim` with an 11-pixel Gaussian window where the
     image has room for one (torchmetrics).
     """
+    # Here, because importing it takes longer than many a small run has patience for.
+    from torchmetrics.functional.image import (
+        peak_signal_noise_ratio,
+        structural_similarity_index_measure,
+    )
+
     a, b = (_unit(image) for image in (output, target))
     scores = {"l1": float((a - b).abs().mean())}
     # Two equal images have no finite PSNR; 8 bits cannot show more than this.
@@ -44,7 +48,9 @@ def score_images(output: Image, target: Image) -> dict[str, float]:
     return scores
 
 
-def validate(translator: Translator, dataset: PairDataset, most: int = MOST_PAIRS) -> dict[str, float]:
+def validate(
+    translator: Translator, dataset: PairDataset, most: int = MOST_PAIRS
+) -> dict[str, float]:
     """Mean scores over validation pairs, evenly chosen; unreadable ones are left out.
 
     Returns:

@@ -28,7 +28,7 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What became of a folder: results written, results that were there, and what failed and why."""
+    """What became of a folder: results written, results already there, and what failed and why."""
 
     written: list[Path] = field(default_factory=list)
     kept: list[Path] = field(default_factory=list)
@@ -41,7 +41,7 @@ def plan_jobs(source: Path, output: Path, suffix: str | None, *, overwrite: bool
     Args:
         source: a file, or a folder that is searched through.
         output: a folder; or a file, when `source` is one and this has an image suffix.
-        suffix: of every output, such as `.png`; None keeps each input's own where it can be written.
+        suffix: of every output, such as `.png`; None keeps each input's own if it can be written.
         overwrite: existing outputs will be replaced.
 
     Raises:

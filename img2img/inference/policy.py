@@ -20,10 +20,13 @@ class Policy:
             test batch of one does (arXiv 1611.07004, section 3.3); `running` with those gathered
             in training.
         dropout: dropout stays on, as the only noise the paper has.
+        scale: factors on an image's width and height before the network sees it. Training resizes
+            images to its crops, so a model knows things at the size they have there.
     """
 
     statistics: Literal["image", "running"] = "image"
     dropout: bool = True
+    scale: Sequence[float] = (1.0, 1.0)
 
 
 class Noise(threading.local):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from torch import Tensor, nn
 
-from img2img.data.images import Image, to_rgb
+from img2img.data.images import Image, resize_image, to_rgb
 from img2img.inference.policy import Policy, apply_policy
 from img2img.tasks.base import Task
 
@@ -49,6 +49,7 @@ class Translator:
         self.task = task
         self.device = torch.device(device)
         self.seed = seed
+        self.scale = policy.scale
         self.size_multiple = int(getattr(network, "size_multiple", 1))
 
     def __call__(self, image: AnyImage) -> AnyImage:
@@ -78,23 +79,43 @@ class Translator:
                 raise ValueError(
                     f"expected an array (H, W, 3) of uint8, not {image.shape} of {image.dtype}"
                 )
-            grey = image[..., None] if image.ndim == 2 else image
-            if grey.shape[2] not in (1, 3):
+            height, width = image.shape[:2]
+            channels = 1 if image.ndim == 2 else image.shape[2]
+            if channels not in (1, 3):
                 raise ValueError(f"expected 1 or 3 channels last, not {image.shape}")
-            rgb = np.ascontiguousarray(np.broadcast_to(grey, (*grey.shape[:2], 3)))
+            deep = image.reshape(height, width, channels)
+            rgb = np.ascontiguousarray(np.broadcast_to(deep, (height, width, 3)))
             return self.translate_images([rgb])[0]
         raise TypeError(f"expected a PIL image, an array or a tensor, not {type(image).__name__}")
 
     def translate_images(self, images: Sequence[Image]) -> list[Image]:
-        """Translate (H, W, 3) uint8 images of one size together; the sizes come back unchanged."""
+        """Translate (H, W, 3) uint8 images of one size together; the sizes come back unchanged.
+
+        The network sees them at the scale it was trained at; what it gives is resized back.
+        """
+        height, width = images[0].shape[:2]
+        seen = (round(width * self.scale[0]) or 1, round(height * self.scale[1]) or 1)
         sources = torch.stack([self.task.encode_source(image) for image in images])
-        outputs = self.translate(sources).cpu()
+        if seen == (width, height):
+            outputs = self.translate(sources).cpu()
+        else:
+            how = self.task.source_interpolation
+            small = [self.task.encode_source(resize_image(image, seen, how)) for image in images]
+            outputs = self.translate(torch.stack(small)).cpu()
+            nearest = self.task.target_interpolation == "nearest"
+            outputs = torch.nn.functional.interpolate(
+                outputs,
+                (height, width),
+                mode="nearest-exact" if nearest else "bicubic",
+                antialias=not nearest,
+            )
         return [self.task.decode_target(o, s) for o, s in zip(outputs, sources, strict=True)]
 
     @torch.inference_mode()
     def translate(self, sources: Tensor) -> Tensor:
         """Encoded sources (B, C, H, W) to outputs (B, C', H, W) float32, of any height and width.
 
+        They are taken as the network should see them; no scale is applied.
         Sizes the network does not take are padded by reflection, and the output is cropped back.
         """
         height, width = sources.shape[-2:]

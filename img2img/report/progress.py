@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
-from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from img2img.hookspecs import hookimpl
 
 
 class ProgressDisplay:
-    """Step, losses, images/s and time left; a plain line now and then where there is no terminal."""
+    """Step, losses, images/s and time left; a line now and then where there is no terminal."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -22,10 +29,16 @@ class ProgressDisplay:
         self._task = TaskID(0)
         self._total = 0
         self._last_line = 0.0
+        self._status = console.status("setting up")
+
+    def start(self) -> None:
+        """Show that something happens while networks and data are made ready."""
+        self._status.start()
 
     @hookimpl
     def on_run_start(self, start_step: int, total_steps: int) -> None:
         self._total = total_steps
+        self._status.stop()
         if not self._console.is_terminal:
             return
         self._progress = Progress(
@@ -74,6 +87,7 @@ class ProgressDisplay:
 
     def stop(self) -> None:
         """Take the live display away, also after an error."""
+        self._status.stop()
         if self._progress is not None:
             self._progress.stop()
             self._progress = None

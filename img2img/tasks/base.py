@@ -44,13 +44,14 @@ class Task(Protocol):
 def to_tensor(image: NDArray[Any]) -> Tensor:
     """(H, W, C) or (H, W) uint8 to (C, H, W) float32 in [-1, 1]."""
     array = image[..., None] if image.ndim == 2 else image
-    tensor = torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+    # A copy: Pillow's arrays may be read-only, which torch warns of.
+    tensor = torch.from_numpy(np.array(array.transpose(2, 0, 1), order="C"))
     # x / 127.5 - 1, the scaling of the reference trace, to the last bit.
     return tensor.to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def to_image(tensor: Tensor) -> Image:
-    """(C, H, W) in [-1, 1], one or three channels, to (H, W, 3) uint8; values outside are clipped."""
+    """(C, H, W) in [-1, 1], one or three channels, to (H, W, 3) uint8; others are clipped."""
     scaled = tensor.detach().float().add(1.0).mul(127.5).round().clamp(0, 255)
     array = scaled.to(torch.uint8).cpu().numpy().transpose(1, 2, 0)
     return np.ascontiguousarray(np.broadcast_to(array, (*array.shape[:2], 3)))

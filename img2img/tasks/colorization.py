@@ -13,10 +13,10 @@ from img2img.tasks.base import Image, Interpolation
 class Colorization:
     """Grey to colour: lightness L in, a and b out, in CIE Lab (D65); shown as sRGB.
 
-    L (0 to 100) becomes L / 50 - 1; a and b are divided by 110, the authors' scaling, and clipped to
-    [-1, 1]. The output keeps the source's L wherever sRGB has such a colour. Both may come from one
-    folder of photos: `data.source = "derived"` with `derive = "copy"`. Source: arXiv 1611.07004,
-    section 6.2.
+    L (0 to 100) becomes L / 50 - 1; a and b are divided by 110, the authors' scaling, and clipped
+    to [-1, 1]. The output keeps the source's L wherever sRGB has such a colour. Both may come from
+    one folder of photos: `data.source = "derived"` with `derive = "copy"`. Source: arXiv
+    1611.07004, section 6.2.
     """
 
     source_channels = 1
