@@ -10,7 +10,7 @@ PLUGINS := $(wildcard plugins/*/pyproject.toml)
 # Trains on pairs the program draws itself, then colours drawings it has not seen.
 demo: $(READY)
 	$(BIN)/img2img run recipes/quickstart.toml --out runs/demo --fresh
-	$(BIN)/python -m img2img.data.synthetic runs/demo-pairs --count 8
+	$(BIN)/python -m img2img.data.draw_pairs runs/demo-pairs --count 8
 	$(BIN)/img2img infer runs/demo runs/demo-pairs runs/demo-colored --split left --overwrite
 	@echo
 	@echo "Look at  runs/demo/report.html          the run: curves, and how the pictures became better"

@@ -52,7 +52,7 @@ class ImageError(Img2ImgError):
         super().__init__(f"{path}: {reason}")
 
     def __reduce__(self) -> tuple[type[ImageError], tuple[Path, str]]:
-        # Crosses process borders in loader workers; the default would call __init__ with one string.
+        # For loader workers: the default would call __init__ with one string.
         return (ImageError, (self.path, self.reason))
 
 

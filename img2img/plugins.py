@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import inspect
 import sys
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,18 +51,9 @@ def load_plugins(files: Iterable[Path] = (), *, entry_points: bool = True) -> Pl
     plugins = Plugins(Registry(), manager)
     _install(plugins, builtins, "img2img")
     if entry_points:
-        found = importlib.metadata.entry_points(group=hookspecs.PROJECT)
-        for entry in sorted(found, key=lambda entry: (entry.name, entry.value)):
-            dist = entry.dist
-            origin = dist.name if dist else entry.value
-            try:
-                _install(plugins, entry.load(), origin)
-            # SystemExit: a plugin that exits on import must not take the program with it.
-            except (Exception, SystemExit) as error:
-                plugins.broken[origin] = _reason(error)
-            else:
-                plugins.origins[origin] = dist.version if dist else "unknown"
-    for path in files:
+        _load_installed(plugins)
+    # A file that is named twice is one plugin.
+    for path in dict.fromkeys(Path(file) for file in files):
         try:
             _install(plugins, _import_file(path), str(path))
         except (Exception, SystemExit) as error:
@@ -69,11 +62,35 @@ def load_plugins(files: Iterable[Path] = (), *, entry_points: bool = True) -> Pl
     return plugins
 
 
+def _load_installed(plugins: Plugins) -> None:
+    try:
+        found = importlib.metadata.entry_points(group=hookspecs.PROJECT)
+    # Some distribution's entry points are no such file; which one, Python does not say.
+    except Exception as error:
+        plugins.broken["installed plugins"] = _reason(error)
+        return
+    for entry in sorted(found, key=lambda entry: (entry.name, entry.value)):
+        dist = entry.dist
+        origin = (dist.name if dist else None) or entry.value
+        # Of a distribution with several entry points, each is a plugin.
+        if plugins.manager.has_plugin(origin):
+            origin = f"{origin} ({entry.name})"
+        try:
+            _install(plugins, entry.load(), origin)
+        # SystemExit: a plugin that exits on import must not take the program with it.
+        except (Exception, SystemExit) as error:
+            plugins.broken[origin] = _reason(error)
+        else:
+            plugins.origins[origin] = (dist.version if dist else None) or "unknown"
+
+
 def _install(plugins: Plugins, module: Any, origin: str) -> None:
     """Register one plugin and call its `register` hook, or leave everything as it was."""
     manager = plugins.manager
-    manager.register(module, name=origin)
+    if not any(manager.parse_hookimpl_opts(module, name) for name in dir(module)):
+        raise PluginError("it implements no hook: mark its functions with @img2img.hookimpl")
     try:
+        manager.register(module, name=origin)
         manager.check_pending()
         with plugins.registry.adding_from(origin):
             for implementation in manager.hook.register.get_hookimpls():
@@ -82,28 +99,40 @@ def _install(plugins: Plugins, module: Any, origin: str) -> None:
                     arguments = {"registry": plugins.registry}
                     implementation.function(*(arguments[a] for a in implementation.argnames))
     except BaseException:
-        manager.unregister(module)
+        if manager.get_plugin(origin) is module:
+            manager.unregister(module)
         raise
 
 
 def _import_file(path: Path) -> Any:
     if not path.is_file():
-        raise FileNotFoundError("there is no such file")
-    name = f"img2img_local_{path.stem}"
+        raise PluginError("there is no such file")
+    # Files of one name in two folders are two modules.
+    name = f"img2img_local_{path.stem}_{zlib.crc32(bytes(path.resolve())):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ImportError("a plugin file must be Python, ending in .py")
+        raise PluginError("a plugin file must be Python, ending in .py")
     module = importlib.util.module_from_spec(spec)
     # Before it runs: dataclasses and get_type_hints look their module up here.
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException:
-        del sys.modules[name]
+        sys.modules.pop(name, None)
         raise
     return module
 
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
+    if isinstance(error, pluggy.PluginValidationError):
+        return f"{text.partition(' in plugin ')[0]}; hooks are {', '.join(_hook_signatures())}"
     return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}"
+
+
+def _hook_signatures() -> list[str]:
+    """The hooks there are, as `name(arguments)`."""
+    specs = inspect.getmembers(
+        hookspecs, lambda member: hasattr(member, f"{hookspecs.PROJECT}_spec")
+    )
+    return [f"{name}({', '.join(inspect.signature(spec).parameters)})" for name, spec in specs]

@@ -250,6 +250,10 @@ class _Parser:
     def problem(self, path: KeyPath, message: str) -> None:
         self.problems.append(f"{self.document.where(path)}: {message}")
 
+    def is_table(self, key: str) -> bool:
+        """Whether it is one, or left out; if not, what it lacks is not worth a message."""
+        return isinstance(self.data.get(key, {}), dict)
+
     def table(self, key: str) -> dict[str, Any]:
         value = self.data.get(key, {})
         if isinstance(value, dict):
@@ -263,7 +267,7 @@ class _Parser:
             self.problem((key,), f"{key} should be a text in quotes, not {_shown(value)}")
         elif required and not value:
             self.problem((key,), f'{key} is missing: the run\'s name, for example name = "shoes"')
-        elif key == "name" and not _can_be_folder(value):
+        elif key == "name" and not can_be_folder(value):
             self.problem(
                 (key,),
                 f"name becomes a folder, so {_shown(value)} must be one line of at most 200 "
@@ -361,10 +365,9 @@ class _Parser:
             if steps < len(loc) and not missing:
                 unions.add(str(loc[0]))
             elif item["type"] == "extra_forbidden":
-                allowed = [*model.model_fields, *shared]
-                if len(loc) > 1:
-                    what, allowed = f"a key of {_dotted(full[:-1])}", _fields_of(model, loc[:-1])
-                self.problem(full, f"{key} is not {what}{suggest(str(loc[-1]), allowed)}")
+                near = suggest(str(loc[-1]), [*_fields_of(model, loc[:-1]), *shared])
+                of = what if len(loc) == 1 else f"a key of {_dotted(full[:-1])}"
+                self.problem(full, f"{key} is not {of}{near}")
             elif missing and isinstance(reached, list):
                 self.problem(full, f"{_dotted(full[:-1])} has only {len(reached)} entries")
             elif missing:
@@ -380,17 +383,19 @@ class _Parser:
         table = dict(self.table("data"))
         shared = set(DataSettings.model_fields)
         own = {key: table[key] for key in table if key not in shared}
+        name = table.get("source", "side_by_side")
+        # Under its own name the source is looked up below, which says more.
+        table["source"] = str(name)
         settings = self._table(
             DataSettings, "data", {key: table[key] for key in table if key in shared}
         )
-        name = table.get("source", "side_by_side")
         component = self._component("source", name, ("data", "source"))
         if component is None:
             return None, None
         source = Choice(name, self._settings(component, own, ("data",), sorted(shared)))
         if settings is None:
             return None, source
-        if settings.root is None and "root" in component.takes:
+        if settings.root is None and "root" in component.takes and self.is_table("data"):
             self.problem(
                 ("data",), "data.root is missing: the folder of images (or --set data.root=DIR)"
             )
@@ -461,7 +466,7 @@ class _Parser:
         settings = self._table(TrainSettings, "train", table)
         if "epochs" in table and "steps" in table:
             self.problem(("train", "steps"), "train has both epochs and steps; keep one of them")
-        elif "epochs" not in table and "steps" not in table:
+        elif "epochs" not in table and "steps" not in table and self.is_table("train"):
             self.problem(("train",), "train.epochs or train.steps is missing: how long to train")
         return settings
 
@@ -545,7 +550,8 @@ def _took_bool(given: Any, found: Any) -> bool:
     return False
 
 
-def _can_be_folder(name: str) -> bool:
+def can_be_folder(name: str) -> bool:
+    """Whether a run may be called so: one path component, on any system, that is not hidden."""
     short = len(name) <= 200 and name == name.strip() and name.isprintable()
     return short and not name.startswith(".") and not set(name) & set("/\\")
 

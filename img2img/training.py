@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tomli_w
 
-from img2img.assemble import assemble
+from img2img.assemble import assemble, load_translator
 from img2img.engine.directory import RunDirectory
 from img2img.engine.events import Events
 from img2img.engine.loop import train
 from img2img.engine.precision import resolve_device, resolve_precision
 from img2img.environment import environment
 from img2img.errors import RequestError
+from img2img.inference import Translator
 from img2img.plugins import Plugins
 from img2img.recipe import Recipe, find_recipe, load_recipe
+from img2img.registry import Registry
 from img2img.report.tensorboard import TensorBoardLogger
-
-if TYPE_CHECKING:
-    from img2img.inference import Translator
 
 # What may differ between a run and its continuation: it changes how long, where and how often
 # something is written, not what is learned in a step.
@@ -54,16 +53,16 @@ class FinishedRun:
     Attributes:
         path: the run directory.
         validation: scores by name, with the two baselines; empty if no pair could be read.
+        registry: where the recipe's names were looked up.
     """
 
     path: Path
     validation: dict[str, float]
+    registry: Registry = field(repr=False)
 
     def load(self, *, device: str = "auto") -> Translator:
         """The trained model."""
-        import img2img
-
-        return img2img.load(self.path, device=device)
+        return load_translator(self.path, self.registry, device=resolve_device(device))
 
 
 def train_recipe(
@@ -94,7 +93,7 @@ def train_recipe(
     about = environment(plugins, run, resolved)
     directory.write_text(directory.environment, json.dumps(about, indent=2) + "\n")
     train(run, Events(plugins.manager), on_step)
-    return FinishedRun(directory.path, last_validation(directory))
+    return FinishedRun(directory.path, last_validation(directory), plugins.registry)
 
 
 def last_validation(directory: RunDirectory) -> dict[str, float]:

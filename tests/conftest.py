@@ -7,12 +7,12 @@ from pathlib import Path
 # several test processes starve each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from PIL import Image, ImageDraw  # noqa: E402
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
 
-from img2img.plugins import load_plugins  # noqa: E402
-from img2img.registry import Registry  # noqa: E402
+from img2img.plugins import load_plugins
+from img2img.registry import Registry
 
 
 @pytest.fixture

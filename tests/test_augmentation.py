@@ -1,5 +1,7 @@
 """Augmentation, seen through pixels that say where they came from, and the order of pairs."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +104,20 @@ def test_resizing_keeps_two_kinds_aligned(load):
         # One pixel is 6 levels: at most a pixel apart anywhere, and not apart on average.
         assert np.abs(source - target).max() <= 6
         assert abs((source - target).mean()) < 0.6
+
+
+# Sizes at which no centre falls between two pixels.
+@pytest.mark.parametrize("load", [24, 56, 80])
+def test_nearest_takes_the_pixel_below_the_centre(load):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    nearest = [int((i + 0.5) * 40 / load) for i in range(load)]
+    expected = labels[nearest][:, nearest]
+    for target_kind in ("nearest", "smooth"):
+        augment = Augmentation(
+            load, load, source_interpolation="nearest", target_interpolation=target_kind
+        )
+        assert (augment(labels, labels, 0)[0] == expected).all()
 
 
 def test_shrinking_takes_the_mean():
@@ -220,7 +236,7 @@ class Numbered:
 
     def pair(self, index):
         if index in self.broken:
-            raise ImageError(f"{index}.png", "broken")
+            raise ImageError(Path(f"{index}.png"), "broken")
         first = np.full((8, 8, 3), index, np.uint8)
         # One pixel tells crops apart.
         first[3, 3] = 255

@@ -266,7 +266,7 @@ def test_task_encodes_images(component):
         assert tensor.max() - tensor.min() > 0.5
         assert (image == kept).all(), "the caller's image was changed"
         # The left half alone gives the left half: nothing looks at its neighbours or the whole.
-        assert torch.equal(encode(image[:, :20]), tensor[:, :, :20])
+        assert torch.allclose(encode(image[:, :20]), tensor[:, :, :20], atol=1e-3)
     assert task.source_interpolation in ("smooth", "nearest")
     assert task.target_interpolation in ("smooth", "nearest")
 

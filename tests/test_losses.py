@@ -154,6 +154,16 @@ def test_gradient_penalty_is_taken_of_each_image():
     assert penalty.item() == pytest.approx((0 + 4) / 2, abs=1e-9)
 
 
+def test_gradient_penalty_does_not_grow_with_the_number_of_patches():
+    """Nine patches that all say w . x are together one score, whose gradient is w."""
+    discriminator = Affine(3, 4)
+    norm = discriminator.weight.norm().item()
+    images = torch.randn(2, 5, 3, 4, 4, dtype=torch.float64)
+    loss = Adversarial(mode="wgan-gp", penalty=1.0)
+    terms = loss.discriminator_loss(lambda x: discriminator(x).expand(-1, 1, 3, 3), *images)
+    assert terms["penalty"].item() == pytest.approx((norm - 1) ** 2, rel=1e-9)
+
+
 def test_gradient_penalty_can_be_trained_on_where_the_gradient_is_zero():
     discriminator = Affine(1, 2, torch.zeros(1, 2, 2))
     images = torch.randn(2, 2, 1, 2, 2, dtype=torch.float64)

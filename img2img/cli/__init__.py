@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+import traceback
 import warnings
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, TextIO
 
 import typer
 
 from img2img.cli import check, infer, listing, new, run, show
-from img2img.cli.options import wants_debug
-from img2img.errors import Img2ImgError
+from img2img.cli.options import DebugOption, wants_debug
+from img2img.errors import Img2ImgError, RecipeError
+
+PACKAGE = Path(__file__).parents[1]
 
 app = typer.Typer(
     name="img2img",
@@ -31,6 +35,7 @@ app.command("new")(new.new)
 @app.callback(invoke_without_command=True)
 def top(
     version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+    debug: DebugOption = False,
 ) -> None:
     """Train on pairs of images, and turn one kind into the other."""
     if version:
@@ -47,8 +52,9 @@ def main() -> NoReturn:
         app()
     except Img2ImgError as error:
         if wants_debug():
-            raise
-        print(f"error: {error}", file=sys.stderr)
+            traceback.print_exc()
+        else:
+            print(_message(error), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -59,19 +65,33 @@ def main() -> NoReturn:
         sys.exit(0)
     except Exception as error:
         if wants_debug():
-            raise
-        print(
-            f"error: unexpected {type(error).__name__}: {error}\n"
-            f"This is a fault in img2img or a plugin; --debug shows where",
-            file=sys.stderr,
-        )
+            traceback.print_exc()
+        else:
+            print(
+                f"error: unexpected {type(error).__name__}: {error}\n"
+                f"This is a fault in img2img or a plugin; --debug shows where",
+                file=sys.stderr,
+            )
         sys.exit(1)
     sys.exit(0)
 
 
+def _message(error: Img2ImgError) -> str:
+    if not isinstance(error, RecipeError):
+        return f"error: {error}"
+    # Each mistake begins its line with file and line, as compilers do, so that editors go there.
+    count = len(error.problems)
+    return f"{error}\nerror: {count} {'mistake' if count == 1 else 'mistakes'} in the recipe"
+
+
 def _print_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
 ) -> None:
     # Our own are written for users; what libraries tell developers is for --debug.
-    if "img2img" in filename or wants_debug():
+    if wants_debug() or Path(filename).is_relative_to(PACKAGE):
         print(f"warning: {message}", file=sys.stderr)

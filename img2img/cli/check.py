@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from img2img.cli.options import (
     DebugOption,
     JsonOption,
     PluginOption,
     QuietOption,
+    RecipeArgument,
     SetOption,
     load_plugins_for,
 )
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from img2img.data.checking import Findings
+    from img2img.data.images import Split
+    from img2img.plugins import Plugins
 
 # More are counted, not printed.
 SHOWN = 20
 
 
 def check(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
+    recipe: RecipeArgument,
     set_: SetOption = None,
     plugin: PluginOption = None,
     quiet: QuietOption = False,
@@ -30,64 +40,84 @@ def check(
     """Validate a recipe and look through its data without training."""
     import json as json_module
 
-    import torch
     from rich.console import Console
-    from rich.progress import track
 
-    from img2img.assemble import build_networks, build_source
-    from img2img.data.checking import look_through
-    from img2img.errors import DataError
-    from img2img.recipe import find_recipe, load_recipe
+    from img2img.errors import DataError, RecipeError
+    from img2img.recipe import find_recipe
 
     plugins = load_plugins_for(plugin)
     path = find_recipe(recipe)
-    parsed = load_recipe(path, plugins.registry, set_ or ())
-    task, method = build_networks(parsed, plugins.registry, torch.device("cpu"), "float32")
-    parameters = {
-        name: sum(p.numel() for p in network.parameters())
-        for name, network in method.networks.items()
-    }
-    progress = Console(stderr=True, quiet=quiet or json)
-    found = {}
-    for split in ("train", "val"):
-        source = build_source(parsed, plugins.registry, "train" if split == "train" else "val")
-        bar = iter(
-            track(range(len(source)), f"looking through {split}", console=progress, transient=True)
-        )
-        found[split] = look_through(source, lambda bar=bar: next(bar, None))  # type: ignore[misc]
-        for _ in bar:
-            pass
-    problems = [problem for findings in found.values() for problem in findings.problems]
+    try:
+        seen = _look(path, plugins, set_ or (), Console(stderr=True, quiet=quiet or json))
+    except (RecipeError, DataError) as error:
+        if json:
+            report = {"recipe": str(path), "valid": False, "mistakes": str(error).splitlines()}
+            print(json_module.dumps(report, indent=2))
+        raise
+    problems = [problem for findings in seen.data.values() for problem in findings.problems]
     if json:
         report = {
             "recipe": str(path),
             "valid": True,
-            "parameters": parameters,
+            "parameters": seen.parameters,
             "data": {
                 split: {
                     "pairs": findings.pairs,
                     "sizes": {f"{w}x{h}": n for (w, h), n in sorted(findings.sizes.items())},
                 }
-                for split, findings in found.items()
+                for split, findings in seen.data.items()
             },
             "problems": [{"file": file, "reason": reason} for file, reason in problems],
         }
         print(json_module.dumps(report, indent=2))
     else:
-        console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+        console = Console(quiet=quiet, highlight=False, soft_wrap=True, markup=False)
         console.print(f"{path}: valid")
-        console.print(
-            f"  task {parsed.task.name}: {task.source_channels} to {task.target_channels} channels,"
-            f" {parsed.data.crop_size} pixels"
-        )
-        for name, count in parameters.items():
-            console.print(f"  {name}: {count / 1e6:.2f} million parameters")
-        for split, findings in found.items():
-            console.print(f"  {split}: {findings.pairs} pairs, {findings.size_range()} pixels each")
+        console.print(f"  {seen.task}")
+        for name, count in seen.parameters.items():
+            console.print(f"  {name}: {count:,} parameters")
+        for split, findings in seen.data.items():
+            pairs = f"{findings.pairs} {'pair' if findings.pairs == 1 else 'pairs'}"
+            sizes = f"{findings.size_range()} pixels each" if findings.sizes else "none readable"
+            console.print(f"  {split}: {pairs}, {sizes}")
         for file, reason in problems[:SHOWN]:
-            console.print(f"  {file}: {reason}", markup=False)
+            console.print(f"  {file}: {reason}")
         if len(problems) > SHOWN:
             console.print(f"  and {len(problems) - SHOWN} more; --json lists all")
     if problems:
-        total = sum(findings.pairs for findings in found.values())
+        total = sum(findings.pairs for findings in seen.data.values())
         raise DataError(f"{len(problems)} of {total} pairs cannot be used; remove or mend them")
+
+
+@dataclass
+class _Seen:
+    task: str
+    parameters: dict[str, int]
+    data: dict[str, Findings]
+
+
+def _look(path: Path, plugins: Plugins, overrides: Sequence[str], console: Console) -> _Seen:
+    """Build what the recipe names, then decode all of its data."""
+    import torch
+    from rich.progress import Progress
+
+    from img2img.assemble import build_networks, build_source
+    from img2img.data.checking import look_through
+    from img2img.recipe import load_recipe
+
+    recipe = load_recipe(path, plugins.registry, overrides)
+    task, method = build_networks(recipe, plugins.registry, torch.device("cpu"), "float32")
+    parameters = {
+        name: sum(p.numel() for p in network.parameters())
+        for name, network in method.networks.items()
+    }
+    channels = f"{task.source_channels} to {task.target_channels} channels"
+    about = f"task {recipe.task.name}: {channels}, {recipe.data.crop_size} pixels"
+    splits: tuple[Split, ...] = ("train", "val")
+    sources = {split: build_source(recipe, plugins.registry, split) for split in splits}
+    data: dict[str, Findings] = {}
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        for split, source in sources.items():
+            bar = progress.add_task(f"looking through {split}", total=len(source))
+            data[split] = look_through(source, partial(progress.advance, bar))
+    return _Seen(about, parameters, data)

@@ -17,9 +17,15 @@ from img2img.cli.options import (
 
 
 def infer(
-    model: Annotated[Path, typer.Argument(help="A run directory or a .safetensors bundle.")],
-    input: Annotated[Path, typer.Argument(help="An image, or a folder searched through.")],
-    output: Annotated[Path, typer.Argument(help="A folder, or a file when INPUT is one.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A run directory or a .safetensors bundle.")
+    ],
+    input: Annotated[
+        Path, typer.Argument(metavar="INPUT", help="An image, or a folder searched through.")
+    ],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="A folder, or a file when INPUT is one.")
+    ],
     batch_size: Annotated[
         int, typer.Option(min=1, help="Images of one size that go through together.")
     ] = 1,
@@ -66,9 +72,15 @@ def infer(
     translator = load_translator(
         model, plugins.registry, device=resolve_device(device), precision=precision, seed=seed
     )
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True, quiet=quiet, markup=False)
     bar = iter(
-        track(jobs, "translating", console=console, disable=len(jobs) == 1 or quiet, transient=True)
+        track(
+            jobs,
+            "translating",
+            console=console,
+            disable=len(jobs) == 1 or not console.is_terminal,
+            transient=True,
+        )
     )
 
     def on_done(job: Job, problem: str | None) -> None:

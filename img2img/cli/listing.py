@@ -11,7 +11,10 @@ from img2img.cli.options import DebugOption, JsonOption, PluginOption, load_plug
 
 def list_components(
     kind: Annotated[
-        str | None, typer.Argument(help="generators, losses, ..., recipes; everything if left out.")
+        str | None,
+        typer.Argument(
+            metavar="KIND", help="generators, losses, ..., recipes; everything if left out."
+        ),
     ] = None,
     plugin: PluginOption = None,
     json: JsonOption = False,
@@ -37,7 +40,9 @@ def list_components(
         rows += [(c.kind, c.name, c.summary, c.origin) for c in components]
     if wanted in (None, "recipe"):
         for name, path in shipped_recipes().items():
-            rows.append(("recipe", name, first_comment(path.read_text(encoding="utf-8")), "img2img"))
+            rows.append(
+                ("recipe", name, first_comment(path.read_text(encoding="utf-8")), "img2img")
+            )
     if json:
         keys = ("kind", "name", "summary", "plugin")
         print(json_module.dumps([dict(zip(keys, row, strict=True)) for row in rows], indent=2))
@@ -47,7 +52,8 @@ def list_components(
     for title in ("kind", "name"):
         table.add_column(title, no_wrap=True)
     table.add_column("summary", ratio=1)
-    table.add_column("plugin", style="dim", no_wrap=True)
+    # A local plugin's is a path, which may be longer than the line.
+    table.add_column("plugin", style="dim", overflow="fold", max_width=max(8, console.width // 4))
     for i, row in enumerate(rows):
         if i and rows[i - 1][0] != row[0]:
             table.add_row()

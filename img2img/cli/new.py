@@ -14,8 +14,10 @@ if TYPE_CHECKING:
 
 
 def new(
-    name: Annotated[str, typer.Argument(help="The run's name; the recipe becomes NAME.toml.")],
-    data: Annotated[Path, typer.Option(help="The folder of images to look at.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The run's name; the recipe becomes NAME.toml.")
+    ],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="The folder of images to look at.")],
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a recipe that is there.")
     ] = False,
@@ -29,9 +31,13 @@ def new(
     from img2img.document import Document
     from img2img.errors import RequestError
     from img2img.plugins import load_plugins
-    from img2img.recipe import parse_recipe
+    from img2img.recipe import can_be_folder, parse_recipe
 
     path = Path(name if name.endswith(".toml") else f"{name}.toml")
+    if not can_be_folder(path.stem):
+        raise RequestError(f"{path.stem!r} cannot be the name of a run, which becomes a folder")
+    if not str(data).isprintable():
+        raise RequestError(f"{str(data)!r} cannot be written into a recipe; rename the folder")
     if path.exists() and not overwrite:
         raise RequestError(f"{path} is already there; use --overwrite or another name")
     seen = survey(data)
@@ -42,7 +48,7 @@ def new(
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise RequestError(f"cannot write {path}: {error.strerror or error}") from error
-    console = Console(quiet=quiet, highlight=False, soft_wrap=True)
+    console = Console(quiet=quiet, highlight=False, soft_wrap=True, markup=False)
     console.print(f"wrote {path}: {seen.pairs} pairs, {seen.source}, task {seen.task}")
     for reason in seen.reasons.values():
         console.print(f"  {reason}")
@@ -56,18 +62,20 @@ def recipe_text(name: str, data: Path, seen: Survey) -> str:
         crop //= 2
     # As many pairs in all as the paper's facades: 400 pairs, 200 epochs; its larger sets had 15.
     epochs = min(200, max(15, round(80_000 / seen.pairs)))
+    # Reasons name folders, and no folder's name may end a comment.
+    because = {key: " ".join(reason.split()) for key, reason in seen.reasons.items()}
     lines = [
-        f"# {name}: {seen.task}, from {seen.pairs} pairs. Written by `img2img new`; the guesses are",
-        "# marked, change what is wrong.",
+        f"# {name}: {seen.task}, from {seen.pairs} pairs. Written by `img2img new`; its guesses",
+        "# are marked, change what is wrong.",
         f"name = {_quoted(name)}",
         "",
         "[task]",
-        f"# A guess: {seen.reasons.get('task', 'line drawings, made from the images')}.",
+        f"# A guess: {because.get('task', 'line drawings, made from the images')}.",
         "# Others: img2img list tasks",
         f"name = {_quoted(seen.task)}",
         "",
         "[data]",
-        f"# {seen.reasons['source'][0].upper()}{seen.reasons['source'][1:]}.",
+        f"# {because['source'][0].upper()}{because['source'][1:]}.",
         f"source = {_quoted(seen.source)}",
         f"root = {_quoted(str(data))}",
     ]
@@ -77,7 +85,7 @@ def recipe_text(name: str, data: Path, seen: Survey) -> str:
         lines += ["# edges, grey, or copy (with the task colorization).", 'derive = "edges"']
     else:
         lines += [
-            f"# A guess: {seen.reasons['direction']}, so it is the source. The other way: "
+            f"# A guess: {because['direction']}, so it is the source. The other way: "
             + ('"BtoA"' if seen.direction == "AtoB" else '"AtoB"'),
             f"direction = {_quoted(seen.direction)}",
         ]

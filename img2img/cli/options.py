@@ -11,6 +11,9 @@ import typer
 if TYPE_CHECKING:
     from img2img.plugins import Plugins
 
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped one.")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key; repeatable."),

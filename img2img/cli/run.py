@@ -12,13 +12,14 @@ from img2img.cli.options import (
     DeviceOption,
     PluginOption,
     QuietOption,
+    RecipeArgument,
     SetOption,
     load_plugins_for,
 )
 
 
 def run(
-    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
+    recipe: RecipeArgument,
     out: Annotated[
         Path | None, typer.Option(help="The run directory.", show_default="runs/NAME")
     ] = None,
@@ -36,6 +37,8 @@ def run(
     debug: DebugOption = False,
 ) -> None:
     """Train what a recipe says and leave a finished run directory."""
+    import shlex
+
     from rich.console import Console
     from rich.table import Table
 
@@ -44,7 +47,7 @@ def run(
 
     if precision is not None:
         one_of("--precision", precision, ("auto", "float32", "bfloat16"))
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True, quiet=quiet, markup=False)
     display = ProgressDisplay(console)
     plugins = load_plugins_for(plugin)
     plugins.manager.register(display, name="progress display")
@@ -78,9 +81,9 @@ def run(
     path = finished.path
     console.print(f"\nfinished: {path}", highlight=False, soft_wrap=True)
     console.print(f"  look at   {path / 'report.html'}", highlight=False, soft_wrap=True)
-    console.print(
-        f"  use it    img2img infer {path} INPUT OUTPUT", highlight=False, soft_wrap=True
-    )
+    files = [part for file in plugin or () for part in ("--plugin", str(file))]
+    command = shlex.join(["img2img", "infer", str(path), "INPUT", "OUTPUT", *files])
+    console.print(f"  use it    {command}", highlight=False, soft_wrap=True)
 
 
 def _score(scores: dict[str, float], key: str) -> str:

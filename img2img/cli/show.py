@@ -10,8 +10,12 @@ from img2img.cli.options import DebugOption, JsonOption, PluginOption, load_plug
 
 
 def show(
-    kind: Annotated[str, typer.Argument(help="generator, discriminator, loss, task, ...")],
-    name: Annotated[str, typer.Argument(help="Its name, as `img2img list` shows it.")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="generator, discriminator, loss, task, ...")
+    ],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Its name, as `img2img list` shows it.")
+    ],
     plugin: PluginOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
@@ -19,6 +23,7 @@ def show(
     """Show one component: its settings with types and defaults, its documentation, its source."""
     import inspect
     import json as json_module
+    import textwrap
 
     from rich.console import Console
     from rich.syntax import Syntax
@@ -28,7 +33,7 @@ def show(
     from img2img.cli.listing import singular
     from img2img.cli.values import one_of
     from img2img.errors import RequestError
-    from img2img.registry import KINDS
+    from img2img.registry import KINDS, own_doc
 
     wanted = singular(kind)
     one_of("KIND", wanted, list(KINDS))
@@ -36,7 +41,7 @@ def show(
         component = load_plugins_for(plugin).registry.get(wanted, name)
     except KeyError as error:
         raise RequestError(error.args[0]) from None
-    doc = inspect.getdoc(component.factory) or ""
+    doc = own_doc(component.factory)
     try:
         lines, start = inspect.getsourcelines(component.factory)
         source, place = "".join(lines), f"{inspect.getsourcefile(component.factory)}:{start}"
@@ -70,13 +75,18 @@ def show(
         )
         return
     console = Console()
-    console.print(f"{wanted} [bold]{name}[/bold] from {component.origin}\n", highlight=False)
-    console.print(doc.split("\nArgs:")[0].rstrip(), markup=False, highlight=False)
+    title = Text.assemble(f"{wanted} ", (name, "bold"), f" from {component.origin}\n")
+    console.print(title, soft_wrap=True)
+    # The arguments come as a table. Paragraphs are filled anew: a line that was broken for the
+    # source is not for this terminal.
+    paragraphs = doc.partition("\nArgs:")[0].strip().split("\n\n")
+    width = min(console.width, 100)
+    filled = [p if "\n " in p else textwrap.fill(p, width) for p in paragraphs]
+    console.print("\n\n".join(filled), markup=False, highlight=False, soft_wrap=True)
     if component.settings:
         table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-        table.add_column("setting", no_wrap=True)
-        for title in ("type", "default"):
-            table.add_column(title)
+        for heading in ("setting", "type", "default"):
+            table.add_column(heading, no_wrap=heading == "setting")
         table.add_column("", ratio=1)
         for setting in component.settings:
             default = "required" if setting.required else _plain(setting.default)
@@ -87,15 +97,17 @@ def show(
     else:
         console.print("\nIt has no settings.")
     console.print(f"\n{place}", style="dim", highlight=False, soft_wrap=True)
-    if source:
-        console.print(Syntax(source, "python", background_color="default"))
+    if console.is_terminal:
+        console.print(Syntax(source, "python", theme="ansi_dark", word_wrap=True))
+    else:
+        # Into a file or a pipe it goes as it is.
+        print(source, end="")
 
 
 def _plain(value: object) -> str:
+    """A default as a recipe would have it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (tuple, list)):
-        return "[" + ", ".join(map(str, value)) + "]"
-    if value is None:
-        return "not set"
-    return '""' if value == "" else str(value)
+        return "[" + ", ".join(map(_plain, value)) + "]"
+    return "not set" if value is None else repr(value)

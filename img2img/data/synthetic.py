@@ -1,19 +1,14 @@
-"""Pairs drawn by the program itself: line drawings of small landscapes, and the same in colour.
-
-`python -m img2img.data.synthetic FOLDER --count N` writes some as side-by-side files.
-"""
+"""Pairs drawn by the program itself: line drawings of small landscapes, and the same in colour."""
 
 from __future__ import annotations
 
-import argparse
 import math
-from pathlib import Path
 
 import numpy as np
 from PIL import Image as PillowImage
 from PIL import ImageDraw
 
-from img2img.data.images import Image, Split, write_image
+from img2img.data.images import Image, Split
 
 # Drawn this much larger and averaged down, which is what smooths the lines.
 OVERSAMPLING = 4
@@ -201,24 +196,3 @@ def _pine(canvas: _Canvas, foot: Point, scale: float) -> None:
         shrink = 1 - low
         points = [(x - w * shrink, y - low * scale), (x, y - high * scale)]
         canvas.polygon([*points, (x + w * shrink, y - low * scale)], (18, 92, 74))
-
-
-def main() -> None:
-    """Write drawings and their coloured versions as side-by-side files."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--count", type=int, default=8)
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=1, help="recipes use 0")
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    source = Synthetic(
-        "val", count=options.count * 10, size=options.size, drawing_seed=options.seed
-    )
-    for index in range(options.count):
-        both = np.concatenate(source.pair(index), axis=1)
-        write_image(options.folder / f"landscape-{index:03d}.png", both)
-
-
-if __name__ == "__main__":
-    main()

@@ -38,8 +38,8 @@ class TwoFolders:
             )
         if held_out is not None and held_out[0].is_relative_to(train[0]):
             raise DataError(
-                f"data.root: {str(held_out[0])!r} is there, but no {str(train[0] / 'train')!r}; put "
-                f"the images to train on there"
+                f"data.root: {str(held_out[0])!r} is there, but no {str(train[0] / 'train')!r}; "
+                f"put the images to train on there"
             )
         pairs = _match(*(held_out if split == "val" and held_out is not None else train))
         if held_out is None:

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from img2img.generators.stack import build_decoder, build_encoder, check_size, resolve_depth
+from img2img.generators.stack import (
+    build_decoder,
+    build_encoder,
+    check_innermost,
+    check_size,
+    resolve_depth,
+)
 from img2img.layers import Norm, init_weights
 
 
@@ -26,7 +32,8 @@ class EncoderDecoder(nn.Module):
         norm: normalisation in every layer but the first, the innermost and the last.
         innermost_norm: normalise the innermost encoder layer too, as the paper's text has it.
         dropout: rate in the decoder layers that drop out.
-        dropout_layers: decoder layers that drop out, 1 being the innermost.
+        dropout_layers: decoder layers that drop out, 1 being the innermost. Those that a shallower
+            network lacks are passed over.
 
     Raises:
         ValueError: the size does not fit the depth, at construction or in forward.
@@ -47,6 +54,7 @@ class EncoderDecoder(nn.Module):
     ) -> None:
         super().__init__()
         self.depth = resolve_depth(image_size, depth)
+        check_innermost(image_size, self.depth, norm, innermost_norm)
         self.size_multiple = 2**self.depth
         self.encoder = build_encoder(
             in_channels, width=width, depth=self.depth, norm=norm, innermost_norm=innermost_norm

@@ -49,6 +49,15 @@ def resolve_depth(image_size: int, depth: int | None) -> int:
     return depth
 
 
+def check_innermost(image_size: int, depth: int, norm: Norm, innermost_norm: bool) -> None:
+    """Raise a ValueError where instance norm would meet a single pixel, which has no variance."""
+    if innermost_norm and norm == "instance" and image_size == 2**depth:
+        raise ValueError(
+            f"instance norm cannot work on the single innermost pixel that depth {depth} leaves of "
+            f"{image_size}: use depth {depth - 1}, or innermost_norm = false"
+        )
+
+
 def check_size(images: Tensor, depth: int) -> None:
     """Raise a ValueError that says which sizes work, unless height and width are among them."""
     step = 2**depth

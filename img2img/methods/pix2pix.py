@@ -81,9 +81,12 @@ class Pix2Pix:
         self.networks: dict[str, nn.Module] = {"generator": self.generator}
         self.optimizers = {"generator": adam(self.generator)}
         self.discriminator: nn.Module | None = None
+        # What is trained of it: a plugin's discriminator may keep some weights fixed.
+        self.judging: list[nn.Parameter] = []
         if build_discriminator is not None:
             seen = target_channels + (source_channels if conditional else 0)
             self.discriminator = build_discriminator(seen)
+            self.judging = [p for p in self.discriminator.parameters() if p.requires_grad]
             self.networks["discriminator"] = self.discriminator
             self.optimizers["discriminator"] = adam(self.discriminator)
 
@@ -120,7 +123,8 @@ class Pix2Pix:
         terms: dict[str, Tensor] = {}
         if self.discriminator is not None:
             # Its weights get no gradient from the generator's loss, so none is computed for them.
-            self.discriminator.requires_grad_(False)
+            for parameter in self.judging:
+                parameter.requires_grad_(False)
             real, fake = self._judged(source, target), self._judged(source, output)
             for entry in self.adversarial:
                 term = entry.loss.generator_loss(self.discriminator, real, fake)
@@ -131,8 +135,8 @@ class Pix2Pix:
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(torch.stack(list(terms.values())).sum())
         optimizer.step()
-        if self.discriminator is not None:
-            self.discriminator.requires_grad_(True)
+        for parameter in self.judging:
+            parameter.requires_grad_(True)
         return {name: term.detach() for name, term in terms.items()}
 
     def _judged(self, source: Tensor, image: Tensor) -> Tensor:
