@@ -63,13 +63,7 @@ def load_plugins(files: Iterable[Path] = (), *, entry_points: bool = True) -> Pl
 
 
 def _load_installed(plugins: Plugins) -> None:
-    try:
-        found = importlib.metadata.entry_points(group=hookspecs.PROJECT)
-    # Some distribution's entry points are no such file; which one, Python does not say.
-    except Exception as error:
-        plugins.broken["installed plugins"] = _reason(error)
-        return
-    for entry in sorted(found, key=lambda entry: (entry.name, entry.value)):
+    for entry in sorted(_entry_points(plugins), key=lambda entry: (entry.name, entry.value)):
         dist = entry.dist
         origin = (dist.name if dist else None) or entry.value
         # Of a distribution with several entry points, each is a plugin.
@@ -82,6 +76,20 @@ def _load_installed(plugins: Plugins) -> None:
             plugins.broken[origin] = _reason(error)
         else:
             plugins.origins[origin] = (dist.version if dist else None) or "unknown"
+
+
+def _entry_points(plugins: Plugins) -> list[importlib.metadata.EntryPoint]:
+    try:
+        return list(importlib.metadata.entry_points(group=hookspecs.PROJECT))
+    # Some distribution's file is damaged. Python does not say which, so each is asked by itself.
+    except Exception:
+        found: list[importlib.metadata.EntryPoint] = []
+        for dist in importlib.metadata.distributions():
+            try:
+                found += dist.entry_points.select(group=hookspecs.PROJECT)
+            except Exception as error:
+                plugins.broken[dist.name] = f"its entry points cannot be read: {_reason(error)}"
+        return found
 
 
 def _install(plugins: Plugins, module: Any, origin: str) -> None:

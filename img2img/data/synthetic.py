@@ -11,7 +11,7 @@ from PIL import ImageDraw
 from img2img.data.images import Image, Split
 
 # Drawn this much larger and averaged down, which is what smooths the lines.
-OVERSAMPLING = 4
+OVERSAMPLING = 3
 DAY_SKY, DAY_HORIZON = (92, 160, 230), (214, 236, 250)
 NIGHT_SKY, NIGHT_HORIZON = (16, 20, 60), (70, 62, 120)
 GROUND_FAR, GROUND_NEAR = (156, 200, 92), (74, 132, 52)
