@@ -40,9 +40,9 @@ def load(
         ModelFileError: it is no model, or needs a component that is not here.
         RequestError: a device that is not here.
     """
-    from img2img.assemble import load_translator
     from img2img.engine.precision import resolve_device
     from img2img.plugins import load_plugins
+    from img2img.rebuild import load_translator
 
     loaded = load_plugins(Path(file) for file in plugins)
     return load_translator(

@@ -1,4 +1,4 @@
-"""Where names become objects: a recipe into a run, a model file into a translator."""
+"""Where names become objects: a recipe into a run. `rebuild.py` does the same for a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from img2img.bundle import BundleInfo, load_bundle
+from img2img.bundle import BundleInfo
 from img2img.data.images import Image, Split
 from img2img.data.loading import PairDataset, steps_per_epoch
 from img2img.data.source import PairSource
@@ -20,13 +20,13 @@ from img2img.engine.directory import RunDirectory
 from img2img.engine.precision import Resolved, resolve_precision, set_precision
 from img2img.engine.run import Plan, Run
 from img2img.environment import version
-from img2img.errors import ImageError, ModelFileError, RecipeError
+from img2img.errors import ImageError, RecipeError
 from img2img.evaluation.scores import spread
-from img2img.inference import Policy, Translator
+from img2img.inference import Policy
 from img2img.methods import Method, WeightedLoss
 from img2img.plugins import Plugins
 from img2img.recipe import Choice, Recipe
-from img2img.registry import Component, Registry, suggest
+from img2img.registry import Component, Registry
 from img2img.tasks.base import Task
 
 
@@ -252,41 +252,6 @@ def seen_scale(pairs: PairSource, test_size: int) -> list[float]:
     return [test_size / statistics.median(side) for side in zip(*sizes, strict=True)]
 
 
-def load_translator(
-    path: Path,
-    registry: Registry,
-    *,
-    device: torch.device,
-    precision: str = "float32",
-    seed: int = 0,
-) -> Translator:
-    """A translator from a run directory or a bundle.
-
-    Raises:
-        ModelFileError: it is neither, or needs a component that is not here.
-    """
-    bundle = path / "model.safetensors" if path.is_dir() else path
-    if path.is_dir() and not bundle.is_file():
-        raise ModelFileError(
-            f"{path} holds no model.safetensors; is it a run that has not saved yet?"
-        )
-    weights, info = load_bundle(bundle)
-    task = _rebuild(registry, "task", info.task, bundle)
-    described = dict(info.generator)
-    supplied = {k: described.get(k) for k in ("in_channels", "out_channels", "image_size")}
-    network = _rebuild(registry, "generator", described, bundle, **supplied)
-    try:
-        network.load_state_dict(weights)
-        policy = Policy(**info.inference)
-    except (RuntimeError, TypeError) as error:
-        first = " ".join(" ".join(str(error).splitlines()[:2]).split())
-        raise ModelFileError(
-            f"the weights in {bundle} do not fit its description ({first})"
-        ) from error
-    set_precision(network.to(device), resolve_precision(precision, device))
-    return Translator(network, task, policy, device=device, seed=seed)
-
-
 class _Problems:
     """Collects what components refuse, as messages that name the recipe's table."""
 
@@ -338,29 +303,6 @@ def _try_out(network: nn.Module, in_channels: int, size: int, out_channels: int 
             f"{type(network).__name__} turns {tuple(images.shape)} into {tuple(output.shape)}, and "
             f"should give {wanted}"
         )
-
-
-def _rebuild(
-    registry: Registry, kind: str, described: dict[str, Any], bundle: Path, **supplied: Any
-) -> Any:
-    name = described["name"]
-    try:
-        component = registry.get(kind, name)
-    except KeyError:
-        origin = described.get("origin")
-        hint = f"install the plugin {origin!r} or give its file with --plugin" if origin else ""
-        raise ModelFileError(
-            f"{bundle} needs the {kind} {name!r}, which is not here: "
-            f"{hint or 'it is none of ' + suggest(name, registry.names(kind))}"
-        ) from None
-    try:
-        settings = component.model.model_validate(described["settings"])
-        given = {s.name: getattr(settings, s.name) for s in component.settings}
-        return component.build(given, **supplied)
-    except (ValueError, TypeError) as error:
-        raise ModelFileError(
-            f"{bundle}: the {kind} {name!r} refuses its settings: {error}"
-        ) from error
 
 
 def _worker_count(workers: int | None, device: torch.device) -> int:

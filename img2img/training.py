@@ -10,7 +10,7 @@ from typing import Any
 
 import tomli_w
 
-from img2img.assemble import assemble, load_translator
+from img2img.assemble import assemble
 from img2img.engine.directory import RunDirectory
 from img2img.engine.events import Events
 from img2img.engine.loop import train
@@ -19,6 +19,7 @@ from img2img.environment import environment
 from img2img.errors import RequestError
 from img2img.inference import Translator
 from img2img.plugins import Plugins
+from img2img.rebuild import load_translator
 from img2img.recipe import Recipe, find_recipe, load_recipe
 from img2img.registry import Registry
 from img2img.report.tensorboard import TensorBoardLogger

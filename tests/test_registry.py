@@ -26,8 +26,8 @@ class Network(nn.Module):
         depth (int): how deep.
         mode: one of two.
 
-    Raises:
-        ValueError: width: this is no help.
+    Attributes:
+        width: not what a recipe sets.
     """
 
     def __init__(

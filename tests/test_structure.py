@@ -27,7 +27,7 @@ LAYERS = (
     ("evaluation", "report"),
     ("engine",),
     ("environment",),
-    ("assemble",),
+    ("assemble", "rebuild"),
     ("training",),
     ("cli",),
     ("__main__",),

@@ -63,6 +63,14 @@ def main() -> NoReturn:
         # `img2img list | head`: whoever read us has left, which is no failure.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        # A full disk, a name that is too long, a folder that is not ours: no fault of the program.
+        if wants_debug():
+            traceback.print_exc()
+        else:
+            place = f"{error.filename}: " if error.filename else ""
+            print(f"error: {place}{error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
         if wants_debug():
             traceback.print_exc()

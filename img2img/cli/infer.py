@@ -65,8 +65,8 @@ def infer(
     suffix = f".{format}" if format else None
     jobs = plan_jobs(input, output, suffix, overwrite=overwrite)
 
-    from img2img.assemble import load_translator
     from img2img.engine.precision import resolve_device
+    from img2img.rebuild import load_translator
 
     plugins = load_plugins_for(plugin)
     translator = load_translator(

@@ -49,7 +49,7 @@ def new(
     except OSError as error:
         raise RequestError(f"cannot write {path}: {error.strerror or error}") from error
     console = Console(quiet=quiet, highlight=False, soft_wrap=True, markup=False)
-    console.print(f"wrote {path}: {seen.pairs} pairs, {seen.source}, task {seen.task}")
+    console.print(f"wrote {path}: {seen.pairs} pairs to train on, {seen.source}, task {seen.task}")
     for reason in seen.reasons.values():
         console.print(f"  {reason}")
     console.print(f"next: img2img check {path}, then img2img run {path}")
