@@ -23,6 +23,7 @@ from img2img.environment import version
 from img2img.errors import ImageError, RecipeError
 from img2img.evaluation.scores import spread
 from img2img.inference import Policy
+from img2img.losses import AdversarialLoss
 from img2img.methods import Method, WeightedLoss
 from img2img.plugins import Plugins
 from img2img.recipe import Choice, Recipe
@@ -130,6 +131,8 @@ def build_networks(
         names[choice.name] = names.get(choice.name, 0) + 1
         count = names[choice.name]
         name = choice.name if count == 1 else f"{choice.name}_{count}"
+        if loss is not None and not isinstance(loss, AdversarialLoss):
+            problems.try_loss(f"losses.{i} ({choice.name})", loss, task, recipe.data.crop_size)
         if isinstance(loss, nn.Module):
             loss = loss.to(device)
         losses.append(WeightedLoss(name, choice.weight, loss))
@@ -158,11 +161,16 @@ def build_networks(
             _try_out(network, in_channels, size, None)
             return place(network)
 
+    training = registry.get("method", recipe.method.name)
+    if chosen is not None and "build_discriminator" not in training.takes:
+        problems.found.append(
+            f"discriminator: the method {training.name!r} uses none; leave the table out"
+        )
     method: Method | None = None
     if task is not None:
         method = problems.build(
             "method",
-            registry.get("method", recipe.method.name),
+            training,
             recipe.method,
             build_generator=problems.watch("generator", build_generator),
             build_discriminator=build_discriminator
@@ -266,6 +274,17 @@ class _Problems:
         except ValueError as error:
             self.found.append(f"{key} ({component.name}): {error}")
         return None
+
+    def try_loss(self, key: str, loss: Any, task: Task | None, size: int) -> None:
+        """Call a reconstruction loss once, so that one that refuses the crops says so now."""
+        if task is None:
+            return
+        blank = torch.zeros(2, task.target_channels, size, size)
+        try:
+            with torch.no_grad():
+                loss(blank, blank)
+        except ValueError as error:
+            self.found.append(f"{key}: {error}")
 
     def watch(self, key: str, builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         """The builder, its refusals marked with their own table rather than the method's."""

@@ -57,7 +57,9 @@ def _rebuild(
         component = registry.get(kind, name)
     except KeyError:
         origin = described.get("origin")
-        hint = f"install the plugin {origin!r} or give its file with --plugin" if origin else ""
+        hint = f"install the plugin {origin}" if origin else ""
+        if str(origin).endswith(".py"):
+            hint = f"it came from the file {origin}; give it with --plugin"
         raise ModelFileError(
             f"{bundle} needs the {kind} {name!r}, which is not here: "
             f"{hint or 'it is none of ' + suggest(name, registry.names(kind))}"

@@ -198,7 +198,8 @@ def test_bundle_alone_rebuilds_the_model(tmp_path):
         (lambda path: bundle(path, name="unte"), "needs the generator 'unte'"),
         (lambda path: bundle(path, settings={"width": 8}), "do not fit its description"),
         (lambda path: bundle(path, settings={"widht": 8}), "refuses its settings"),
-        (lambda path: bundle(path, name="x", origin="img2img-x"), "install the plugin 'img2img-x'"),
+        (lambda path: bundle(path, name="x", origin="my.py"), r"my\.py; give it with --plugin"),
+        (lambda path: bundle(path, name="x", origin="img2img-x"), "install the plugin img2img-x"),
     ],
 )
 def test_bad_bundles_are_told_apart(tmp_path, make, message):

@@ -341,6 +341,45 @@ def test_components_refusals_come_together(tmp_path, recipe):
         run(recipe, tmp_path / "run", generator__depth=7)
 
 
+PICKY = '''
+import img2img
+
+class Picky:
+    """Refuses everything."""
+    def __call__(self, output, target):
+        raise ValueError("needs 7 pixels")
+
+class Lonely:
+    """Trains without a discriminator."""
+    def __init__(self, build_generator, source_channels, target_channels):
+        self.generator = build_generator(source_channels, target_channels)
+        self.networks, self.optimizers = {"generator": self.generator}, {}
+    def step(self, source, target):
+        return {}
+
+@img2img.hookimpl
+def register(registry):
+    registry.loss("picky", Picky)
+    registry.method("lonely", Lonely)
+'''
+
+
+def test_what_would_fail_in_the_first_step_is_found_before_it(tmp_path, recipe):
+    plugin = tmp_path / "picky.py"
+    plugin.write_text(PICKY)
+    with pytest.raises(RecipeError) as caught:
+        img2img.train(
+            recipe,
+            out=tmp_path / "run",
+            device="cpu",
+            plugins=[plugin],
+            overrides={"losses.l1.name": "picky", "method.name": "lonely"},
+        )
+    assert "losses.1 (picky): needs 7 pixels" in str(caught.value)
+    assert "the method 'lonely' uses none" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
 def test_adversarial_without_discriminator_and_the_other_way(tmp_path, recipe):
     text = recipe.read_text()
     without = text.replace('[discriminator]\nname = "patchgan16"\nwidth = 4\n', "")
