@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from img2img.bundle import BundleInfo
+from img2img.component import Component
 from img2img.data.images import Image, Split
 from img2img.data.loading import PairDataset, steps_per_epoch
 from img2img.data.source import PairSource
+from img2img.document import KeyPath
 from img2img.engine.directory import RunDirectory
 from img2img.engine.precision import Resolved, resolve_precision, set_precision
 from img2img.engine.run import Plan, Run
@@ -27,7 +29,8 @@ from img2img.losses import AdversarialLoss
 from img2img.methods import Method, WeightedLoss
 from img2img.plugins import Plugins
 from img2img.recipe import Choice, Recipe
-from img2img.registry import Component, Registry
+from img2img.registry import Registry
+from img2img.table import dotted
 from img2img.tasks.base import Task
 
 
@@ -122,17 +125,20 @@ def build_networks(
     Raises:
         RecipeError: what components refuse, all of it at once.
     """
-    problems = _Problems()
-    task: Task | None = problems.build("task", registry.get("task", recipe.task.name), recipe.task)
+    problems = _Problems(recipe)
+    task: Task | None = problems.build(
+        ("task",), registry.get("task", recipe.task.name), recipe.task
+    )
     losses = []
     names: dict[str, int] = {}
     for i, choice in enumerate(recipe.losses):
-        loss = problems.build(f"losses.{i}", registry.get("loss", choice.name), choice)
+        key: KeyPath = ("losses", i)
+        loss = problems.build(key, registry.get("loss", choice.name), choice)
         names[choice.name] = names.get(choice.name, 0) + 1
         count = names[choice.name]
         name = choice.name if count == 1 else f"{choice.name}_{count}"
         if loss is not None and not isinstance(loss, AdversarialLoss):
-            problems.try_loss(f"losses.{i} ({choice.name})", loss, task, recipe.data.crop_size)
+            problems.try_loss(key, choice.name, loss, task)
         if isinstance(loss, nn.Module):
             loss = loss.to(device)
         losses.append(WeightedLoss(name, choice.weight, loss))
@@ -163,13 +169,13 @@ def build_networks(
 
     training = registry.get("method", recipe.method.name)
     if chosen is not None and "build_discriminator" not in training.takes:
-        problems.found.append(
-            f"discriminator: the method {training.name!r} uses none; leave the table out"
+        problems.add(
+            ("discriminator",), f"the method {training.name!r} uses none; leave the table out"
         )
     method: Method | None = None
     if task is not None:
         method = problems.build(
-            "method",
+            ("method",),
             training,
             recipe.method,
             build_generator=problems.watch("generator", build_generator),
@@ -235,11 +241,11 @@ def build_source(recipe: Recipe, registry: Registry, split: Split) -> PairSource
         DataError: the data is missing, empty or does not pair up.
         RecipeError: settings that the source refuses.
     """
-    problems = _Problems()
+    problems = _Problems(recipe)
     component = registry.get("source", recipe.source.name)
     root = Path(recipe.data.root or ".").expanduser()
     source: PairSource | None = problems.build(
-        "data", component, recipe.source, root=root, split=split
+        ("data",), component, recipe.source, root=root, split=split
     )
     problems.raise_any()
     assert source is not None
@@ -261,39 +267,44 @@ def seen_scale(pairs: PairSource, test_size: int) -> list[float]:
 
 
 class _Problems:
-    """Collects what components refuse, as messages that name the recipe's table."""
+    """Collects what components refuse, each with file and line of its table in the recipe."""
 
-    def __init__(self) -> None:
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
         self.found: list[str] = []
 
-    def build(self, key: str, component: Component, choice: Choice, **supplied: Any) -> Any:
+    def add(self, key: KeyPath, message: object) -> None:
+        self.found.append(f"{self.recipe.where(key)}: {dotted(key)}: {message}")
+
+    def build(self, key: KeyPath, component: Component, choice: Choice, **supplied: Any) -> Any:
         try:
             return component.build(choice.settings, **supplied)
         except _RefusalError as refused:
-            self.found.append(str(refused))
+            self.add((refused.table,), refused)
         except ValueError as error:
-            self.found.append(f"{key} ({component.name}): {error}")
+            self.add(key, error)
         return None
 
-    def try_loss(self, key: str, loss: Any, task: Task | None, size: int) -> None:
+    def try_loss(self, key: KeyPath, name: str, loss: Any, task: Task | None) -> None:
         """Call a reconstruction loss once, so that one that refuses the crops says so now."""
         if task is None:
             return
+        size = self.recipe.data.crop_size
         blank = torch.zeros(2, task.target_channels, size, size)
         try:
             with torch.no_grad():
                 loss(blank, blank)
         except ValueError as error:
-            self.found.append(f"{key}: {error}")
+            self.add(key, f"{name}: {error}")
 
-    def watch(self, key: str, builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    def watch(self, table: str, builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         """The builder, its refusals marked with their own table rather than the method's."""
 
         def build(*args: int) -> nn.Module:
             try:
                 return builder(*args)
             except ValueError as error:
-                raise _RefusalError(f"{key}: {error}") from error
+                raise _RefusalError(table, error) from error
 
         return build
 
@@ -303,7 +314,11 @@ class _Problems:
 
 
 class _RefusalError(Exception):
-    """A component's own message, on its way out through the method that wanted it."""
+    """A network's own message, on its way out through the method that wanted it."""
+
+    def __init__(self, table: str, error: ValueError) -> None:
+        self.table = table
+        super().__init__(str(error))
 
 
 def _try_out(network: nn.Module, in_channels: int, size: int, out_channels: int | None) -> None:

@@ -58,8 +58,8 @@ def init_weights(network: nn.Module, std: float = 0.02) -> None:
 def check_positive(**values: float) -> None:
     """Raise a ValueError that names the first value that is not above zero."""
     for name, value in values.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be above 0, not {value}")
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be above 0 and finite, not {value}")
 
 
 def spatial(images: Tensor) -> str:

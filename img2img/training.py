@@ -20,7 +20,9 @@ from img2img.errors import RequestError
 from img2img.inference import Translator
 from img2img.plugins import Plugins
 from img2img.rebuild import load_translator
-from img2img.recipe import Recipe, find_recipe, load_recipe
+from img2img.recipe import Recipe
+from img2img.recipe_files import find_recipe
+from img2img.recipe_parser import load_recipe
 from img2img.registry import Registry
 from img2img.report.tensorboard import TensorBoardLogger
 

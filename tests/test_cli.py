@@ -11,10 +11,11 @@ from PIL import Image
 
 import img2img
 from img2img.cli import app, main
+from img2img.component import KINDS
 from img2img.data.images import read_image
 from img2img.document import Document
-from img2img.recipe import parse_recipe, shipped_recipes
-from img2img.registry import KINDS
+from img2img.recipe_files import shipped_recipes
+from img2img.recipe_parser import parse_recipe
 
 RECIPE = """# A run that takes a second.
 name = "tiny"
@@ -228,7 +229,7 @@ def test_what_nobody_foresaw(call, monkeypatch, error, code, said):
     def fail():
         raise error
 
-    monkeypatch.setattr("img2img.recipe.shipped_recipes", fail)
+    monkeypatch.setattr("img2img.recipe_files.shipped_recipes", fail)
     assert said in call("list", code=code).err
 
 
@@ -241,7 +242,7 @@ def test_only_our_own_warnings_are_shown(call, monkeypatch):
             warnings.warn_explicit(f"from {place}", UserWarning, place, 1)
         return {}
 
-    monkeypatch.setattr("img2img.recipe.shipped_recipes", warn)
+    monkeypatch.setattr("img2img.recipe_files.shipped_recipes", warn)
     assert call("list", "recipes").err == f"warning: from {img2img.__file__}\n"
     assert "other/module.py" in call("list", "recipes", "--debug").err
 

@@ -18,12 +18,12 @@ from PIL import Image
 import img2img
 from img2img import hookspecs
 from img2img.cli import main
+from img2img.component import KINDS
 from img2img.discriminators import PatchGAN16
 from img2img.generators import UNet
 from img2img.methods import Pix2Pix, WeightedLoss
 from img2img.plugins import load_plugins
-from img2img.recipe import load_recipe
-from img2img.registry import KINDS
+from img2img.recipe_parser import load_recipe
 
 PAGE = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)

@@ -7,7 +7,8 @@ import pytest
 
 from img2img.document import Document, key_lines, parse_assignment
 from img2img.errors import RecipeError
-from img2img.recipe import parse_recipe, shipped_recipes
+from img2img.recipe_files import shipped_recipes
+from img2img.recipe_parser import parse_recipe
 
 
 def lines(text):

@@ -11,7 +11,8 @@ from torch import nn
 
 from img2img.document import Document
 from img2img.errors import RecipeError, RequestError
-from img2img.recipe import find_recipe, load_recipe, parse_recipe, shipped_recipes
+from img2img.recipe_files import find_recipe, shipped_recipes
+from img2img.recipe_parser import load_recipe, parse_recipe
 
 LEAST = """
 name = "edges"

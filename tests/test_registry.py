@@ -9,8 +9,9 @@ import pytest
 from pydantic import Field
 from torch import nn
 
+from img2img.component import KINDS
 from img2img.errors import PluginError
-from img2img.registry import KINDS, Registry, suggest
+from img2img.registry import Registry, suggest
 
 
 class Network(nn.Module):

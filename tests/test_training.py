@@ -375,7 +375,7 @@ def test_what_would_fail_in_the_first_step_is_found_before_it(tmp_path, recipe):
             plugins=[plugin],
             overrides={"losses.l1.name": "picky", "method.name": "lonely"},
         )
-    assert "losses.1 (picky): needs 7 pixels" in str(caught.value)
+    assert "losses.1: picky: needs 7 pixels" in str(caught.value)
     assert "the method 'lonely' uses none" in str(caught.value)
     assert not (tmp_path / "run").exists()
 

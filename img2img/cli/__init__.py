@@ -74,6 +74,13 @@ def main() -> NoReturn:
     except Exception as error:
         if wants_debug():
             traceback.print_exc()
+        elif isinstance(error, MemoryError) or "memory" in str(error).lower():
+            # torch has a type of its own for CUDA and none for the CPU.
+            print(
+                "error: out of memory; make train.batch_size, data.crop_size or generator.width "
+                "smaller, or --batch-size for infer",
+                file=sys.stderr,
+            )
         else:
             print(
                 f"error: unexpected {type(error).__name__}: {error}\n"

@@ -43,7 +43,7 @@ def check(
     from rich.console import Console
 
     from img2img.errors import DataError, RecipeError
-    from img2img.recipe import find_recipe
+    from img2img.recipe_files import find_recipe
 
     plugins = load_plugins_for(plugin)
     path = find_recipe(recipe)
@@ -103,7 +103,7 @@ def _look(path: Path, plugins: Plugins, overrides: Sequence[str], console: Conso
 
     from img2img.assemble import build_networks, build_source
     from img2img.data.checking import look_through
-    from img2img.recipe import load_recipe
+    from img2img.recipe_parser import load_recipe
 
     recipe = load_recipe(path, plugins.registry, overrides)
     task, method = build_networks(recipe, plugins.registry, torch.device("cpu"), "float32")

@@ -28,8 +28,8 @@ def list_components(
     from rich.text import Text
 
     from img2img.cli.values import one_of
-    from img2img.recipe import shipped_recipes
-    from img2img.registry import KINDS
+    from img2img.component import KINDS
+    from img2img.recipe_files import shipped_recipes
 
     wanted = singular(kind) if kind is not None else None
     if wanted is not None:

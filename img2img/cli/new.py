@@ -31,7 +31,7 @@ def new(
     from img2img.document import Document
     from img2img.errors import RequestError
     from img2img.plugins import load_plugins
-    from img2img.recipe import can_be_folder, parse_recipe
+    from img2img.recipe_parser import can_be_folder, parse_recipe
 
     path = Path(name if name.endswith(".toml") else f"{name}.toml")
     if not can_be_folder(path.stem):

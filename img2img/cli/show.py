@@ -32,8 +32,8 @@ def show(
 
     from img2img.cli.listing import singular
     from img2img.cli.values import one_of
+    from img2img.component import KINDS, own_doc
     from img2img.errors import RequestError
-    from img2img.registry import KINDS, own_doc
 
     wanted = singular(kind)
     one_of("KIND", wanted, list(KINDS))

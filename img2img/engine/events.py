@@ -27,7 +27,7 @@ class Events:
             try:
                 implementation.function(*(values[name] for name in implementation.argnames))
             # Watching must never end a run, whatever a stranger's logger raises.
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._silenced.add(implementation.plugin)
                 warnings.warn(
                     f"plugin {implementation.plugin_name!r} failed in {event} and is told no more "

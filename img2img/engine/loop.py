@@ -143,7 +143,7 @@ def _check_finite(losses: dict[str, float], step: int) -> None:
     wrong = [name for name, value in losses.items() if not math.isfinite(value)]
     if wrong:
         raise Img2ImgError(
-            f"the loss {wrong[0]!r} is not finite at step {step}; the last checkpoint is intact. "
+            f"the loss {wrong[0]!r} is not finite at step {step}; earlier checkpoints are intact. "
             f"Lower method.learning_rate or use --precision float32"
         )
 

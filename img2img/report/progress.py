@@ -9,7 +9,6 @@ from typing import Any
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     TaskID,
     TextColumn,
@@ -41,15 +40,17 @@ class ProgressDisplay:
         self._status.stop()
         if not self._console.is_terminal:
             return
+        # Losses have a line of their own: in one line a narrow terminal would drop the numbers
+        # that matter to fit them.
         self._progress = Progress(
-            TextColumn("[bold]step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=24),
+            TextColumn(
+                "[bold]step {task.completed:.0f}/{task.total:.0f}[/]  {task.fields[speed]}\n"
+                "[dim]{task.fields[losses]}[/]"
+            ),
+            BarColumn(bar_width=16),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
-            TextColumn("{task.fields[speed]}"),
-            TextColumn("{task.fields[losses]}", style="dim"),
             console=self._console,
             refresh_per_second=4,
         )

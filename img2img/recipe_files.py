@@ -1,0 +1,37 @@
+"""Which file a recipe's name stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from img2img.errors import RequestError
+from img2img.registry import suggest
+
+
+def find_recipe(name: str) -> Path:
+    """A recipe's path: a file, or the name of one that ships with the package.
+
+    Raises:
+        RequestError: there is neither; the message names the nearest.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if name in shipped:
+        return shipped[name]
+    if path.is_dir():
+        raise RequestError(f"{name} is a folder; a recipe is a .toml file")
+    stem = path.stem
+    hint = suggest(stem, sorted(shipped))
+    raise RequestError(f"there is no recipe file {name!r}, nor a shipped recipe of that name{hint}")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes that come with the package, by name."""
+    here = Path(__file__).parent
+    # Inside the package in a wheel, beside it in a checkout.
+    for folder in (here / "recipes", here.parent / "recipes"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {}
