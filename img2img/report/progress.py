@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     Progress,
@@ -15,8 +15,19 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from img2img.hookspecs import hookimpl
+
+
+class _TwoLines(Progress):
+    """Losses under the bar: in one line a narrow terminal would cut the numbers that matter."""
+
+    losses = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.losses, style="dim", no_wrap=True, overflow="ellipsis")
 
 
 class ProgressDisplay:
@@ -24,7 +35,7 @@ class ProgressDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._progress: Progress | None = None
+        self._progress: _TwoLines | None = None
         self._task = TaskID(0)
         self._total = 0
         self._last_line = 0.0
@@ -40,23 +51,17 @@ class ProgressDisplay:
         self._status.stop()
         if not self._console.is_terminal:
             return
-        # Losses have a line of their own: in one line a narrow terminal would drop the numbers
-        # that matter to fit them.
-        self._progress = Progress(
-            TextColumn(
-                "[bold]step {task.completed:.0f}/{task.total:.0f}[/]  {task.fields[speed]}\n"
-                "[dim]{task.fields[losses]}[/]"
-            ),
-            BarColumn(bar_width=16),
+        self._progress = _TwoLines(
+            TextColumn("[bold]step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[speed]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=False),
             console=self._console,
             refresh_per_second=4,
         )
-        self._task = self._progress.add_task(
-            "", total=total_steps, completed=start_step, speed="", losses=""
-        )
+        self._task = self._progress.add_task("", total=total_steps, completed=start_step, speed="")
         self._progress.start()
 
     def advance(self, step: int) -> None:
@@ -71,7 +76,8 @@ class ProgressDisplay:
         losses = "  ".join(f"{name} {value:.3f}" for name, value in metrics["losses"].items())
         speed = f"{metrics['images_per_s']:.1f} images/s"
         if self._progress is not None:
-            self._progress.update(self._task, speed=speed, losses=losses)
+            self._progress.update(self._task, speed=speed)
+            self._progress.losses = losses
         elif metrics["elapsed_s"] - self._last_line >= 10 or metrics["step"] == self._total:
             # A log file wants a line every ten seconds, not an animation.
             self._last_line = metrics["elapsed_s"]
