@@ -82,5 +82,8 @@ def _forward_in_bfloat16(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _cpu_has_bfloat16() -> bool:
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    if hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    # Where torch has no public name for it yet.
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
