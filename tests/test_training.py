@@ -295,6 +295,17 @@ def test_metrics_cut_off_by_a_kill_are_mended(tmp_path, recipe):
     assert [line["step"] for line in lines(tmp_path / "run")] == [2, 4, 4, 6, 6]
 
 
+def test_a_run_killed_while_starting_can_be_started_again(tmp_path, recipe):
+    (tmp_path / "run" / "samples").mkdir(parents=True)
+    (tmp_path / "run" / ".partial-recipe.toml").write_text("na")
+    run(recipe, tmp_path / "run", resume=True, train__steps=1)
+    assert (tmp_path / "run" / "model.safetensors").is_file()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("mine")
+    with pytest.raises(RequestError, match="not a run directory"):
+        run(recipe, tmp_path / "other", resume=True)
+
+
 def test_unreadable_pair_is_skipped_and_named(tmp_path, files_recipe):
     root = _folder(tmp_path, 6)
     (root / "train" / "2.png").write_bytes(b"\x89PNG broken")

@@ -48,7 +48,7 @@ class RunDirectory:
                     f"{self.path} already holds a run; use --resume to go on with it, --fresh to "
                     f"replace it, or --out for another directory"
                 )
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        elif self.path.exists() and (not self.path.is_dir() or self._foreign()):
             raise RequestError(
                 f"{self.path} is there and is not a run directory; give another with --out"
             )
@@ -105,6 +105,14 @@ class RunDirectory:
 
     def sample_path(self, step: int) -> Path:
         return self.samples / f"step-{step:08d}.png"
+
+    def _foreign(self) -> bool:
+        """Whether something lies here that no run made; one killed at its start leaves folders."""
+        ours = {*self.FILES, *self.FOLDERS, ".writable"}
+        return any(
+            item.name not in ours and not item.name.startswith(".partial-")
+            for item in self.path.iterdir()
+        )
 
     def _clear(self) -> None:
         # Only what a run writes: somebody may keep notes beside it.
