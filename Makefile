@@ -14,6 +14,7 @@ demo: $(READY)
 	$(BIN)/img2img infer runs/demo runs/demo-pairs runs/demo-colored --split left --overwrite
 	@echo
 	@echo "Look at  runs/demo/report.html          the run: curves, and how the pictures became better"
+	@echo "         runs/demo/samples/             held-out drawings, what became of them, the truth"
 	@echo "         runs/demo-pairs/               drawings it had not seen, beside the truth"
 	@echo "         runs/demo-colored/             what the model made of the drawings"
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import statistics
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from torch import nn
 
 from img2img.bundle import BundleInfo
@@ -64,6 +67,7 @@ def assemble(
         RecipeError: settings that a component refuses, all of them at once.
         DataError: the data is missing, empty or does not pair up.
     """
+    refuse_broken(recipe, plugins)
     resolved = resolve_precision(precision or recipe.train.precision, device)
     torch.manual_seed(recipe.train.seed)
     task, method = build_networks(recipe, plugins.registry, device, resolved)
@@ -88,7 +92,11 @@ def assemble(
     generator = plugins.registry.get("generator", recipe.generator.name)
     bundle = BundleInfo(
         name=recipe.name,
-        task={"name": recipe.task.name, "settings": recipe.to_dict()["task"]},
+        task={
+            "name": recipe.task.name,
+            "settings": recipe.to_dict()["task"],
+            "origin": plugins.registry.get("task", recipe.task.name).origin,
+        },
         generator={
             "name": recipe.generator.name,
             "settings": recipe.to_dict()["generator"],
@@ -115,6 +123,17 @@ def assemble(
         bundle=bundle,
         recipe=recipe.to_dict(),
     )
+
+
+def refuse_broken(recipe: Recipe, plugins: Plugins) -> None:
+    """Raise a RecipeError for plugins that the recipe requires and that could not be loaded."""
+    problems = _Problems(recipe)
+    for i, requirement in enumerate(recipe.requires):
+        name = canonicalize_name(Requirement(requirement).name)
+        for origin, reason in plugins.broken.items():
+            if canonicalize_name(origin) == name:
+                problems.add(("requires", i), f"{requirement} cannot be loaded: {reason}")
+    problems.raise_any()
 
 
 def build_networks(
@@ -204,6 +223,14 @@ def build_datasets(recipe: Recipe, registry: Registry, task: Task) -> Datasets:
     use_one_thread()
     data = recipe.data
     assert data.load_size is not None and data.test_size is not None
+    if data.load_size > 1.5 * data.test_size:
+        warnings.warn(
+            f"training sees crops of {data.crop_size} out of {data.load_size} pixels, validation "
+            f"whole images at {data.test_size}: things differ in size. Lower data.load_size (left "
+            f"out, it follows crop_size), or set data.test_size",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     augment = Augmentation(
         data.load_size,
         data.crop_size,
@@ -293,9 +320,14 @@ class _Problems:
         blank = torch.zeros(2, task.target_channels, size, size)
         try:
             with torch.no_grad():
-                loss(blank, blank)
+                value = loss(blank, blank)
         except ValueError as error:
             self.add(key, f"{name}: {error}")
+        except Exception as error:
+            self.add(key, f"{name} fails on {tuple(blank.shape)}: {type(error).__name__}: {error}")
+        else:
+            if not isinstance(value, torch.Tensor) or value.ndim != 0:
+                self.add(key, f"{name} should give a scalar tensor, one number for the batch")
 
     def watch(self, table: str, builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         """The builder, its refusals marked with their own table rather than the method's."""
@@ -329,8 +361,21 @@ def _try_out(network: nn.Module, in_channels: int, size: int, out_channels: int 
     """
     state = {name: tensor.to("meta") for name, tensor in network.state_dict().items()}
     images = torch.empty(2, in_channels, size, size, device="meta")
-    with torch.no_grad():
-        output = torch.func.functional_call(network, state, (images,))
+    try:
+        with torch.no_grad():
+            output = torch.func.functional_call(network, state, (images,))
+    except ValueError:
+        raise
+    # A stranger's forward may raise anything; whose it is helps more than a traceback of ours.
+    except Exception as error:
+        raise ValueError(
+            f"{type(network).__name__} fails on images {tuple(images.shape)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(output, torch.Tensor):
+        raise ValueError(
+            f"{type(network).__name__} gives {type(output).__name__}, and should give one tensor"
+        )
     wanted = (2, out_channels, size, size)
     if out_channels is not None and tuple(output.shape) != wanted:
         raise ValueError(

@@ -28,12 +28,14 @@ class Plugins:
         manager: pluggy's manager; run events go through it.
         origins: `name version` of every plugin in use besides the built-in one.
         broken: plugins that were set aside, and why.
+        failures: what their imports raised, for `--debug`.
     """
 
     registry: Registry
     manager: pluggy.PluginManager
     origins: dict[str, str] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+    failures: list[BaseException] = field(default_factory=list)
 
 
 def load_plugins(files: Iterable[Path] = (), *, entry_points: bool = True) -> Plugins:
@@ -74,6 +76,7 @@ def _load_installed(plugins: Plugins) -> None:
         # SystemExit: a plugin that exits on import must not take the program with it.
         except (Exception, SystemExit) as error:
             plugins.broken[origin] = _reason(error)
+            plugins.failures.append(error)
         else:
             plugins.origins[origin] = (dist.version if dist else None) or "unknown"
 

@@ -11,7 +11,7 @@ from img2img.bundle import load_bundle
 from img2img.engine.precision import resolve_precision, set_precision
 from img2img.errors import ModelFileError
 from img2img.inference import Policy, Translator
-from img2img.registry import Registry, suggest
+from img2img.registry import Registry
 
 
 def load_translator(
@@ -57,12 +57,12 @@ def _rebuild(
         component = registry.get(kind, name)
     except KeyError:
         origin = described.get("origin")
-        hint = f"install the plugin {origin}" if origin else ""
+        hint = f"install the plugin {origin}" if origin not in (None, "img2img") else ""
         if str(origin).endswith(".py"):
             hint = f"it came from the file {origin}; give it with --plugin"
         raise ModelFileError(
             f"{bundle} needs the {kind} {name!r}, which is not here: "
-            f"{hint or 'it is none of ' + suggest(name, registry.names(kind))}"
+            f"{hint or 'install its plugin or give its file with --plugin'}"
         ) from None
     try:
         settings = component.model.model_validate(described["settings"])

@@ -201,7 +201,8 @@ class _Parser:
         ), source
 
     def _discriminator(self) -> tuple[Choice | None, bool]:
-        if "discriminator" not in self.data:
+        # `false` is how --set leaves a table of the file out.
+        if self.data.get("discriminator", False) is False:
             return None, True
         table = dict(self.table("discriminator"))
         conditional = table.pop("conditional", True)

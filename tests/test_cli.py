@@ -346,7 +346,13 @@ def test_show_a_plugin_without_docstring(call, folder):
 
 def test_show_what_is_not_there(refused, folder):
     assert "did you mean 'unet'?" in refused("show", "generator", "unett")
-    assert "KIND cannot be 'recipe'" in refused("show", "recipe", "facades")
+    assert "did you mean 'facades'?" in refused("show", "recipe", "facade")
+
+
+def test_show_a_recipe(call):
+    text = shipped_recipes()["facades"].read_text()
+    assert json.loads(call("show", "recipe", "facades", "--json").out)["text"] == text
+    assert 'name = "patchgan70"' in call("show", "recipes", "facades").out
 
 
 # check
@@ -355,7 +361,7 @@ def test_show_what_is_not_there(refused, folder):
 def test_check(call, folder):
     answer = call("check", "tiny.toml")
     assert answer.err == ""
-    assert answer.out.splitlines()[0] == "tiny.toml: valid"
+    assert answer.out.splitlines()[0] == "tiny.toml: the recipe is valid"
     assert "train: 4 pairs, 32x32 pixels each" in answer.out
     assert "val: 2 pairs" in answer.out
     # 6 x 4 x 16 + 4, then 4 x 8 x 16 and a norm of 2 x 8, then 8 x 16 + 1.
@@ -478,7 +484,7 @@ def test_new(call, registry, layouts, root, source, pairs):
     assert f"wrote mine.toml: {pairs} pairs to train on, {source}" in answer.out
     assert "img2img check mine.toml" in answer.out
     small = ["--set", "generator.width=4", "--set", "discriminator.width=4"]
-    assert "mine.toml: valid" in call("check", "mine.toml", *small).out
+    assert "mine.toml: the recipe is valid" in call("check", "mine.toml", *small).out
 
 
 def test_new_keeps_what_is_there(call, refused, layouts):
@@ -662,6 +668,18 @@ def inputs(folder):
         save(Path("in", name), 40, 24, seed=len(name))
     Path("in/notes.txt").write_text("no image, and does not say so")
     return Path("in")
+
+
+def test_infer_mentions_the_halves_of_double_images(call, folder, trained):
+    save(Path("double.png"), 64, 32)
+    assert "--split left or right" in call("infer", trained, "double.png", "out").err
+    halved = call("infer", trained, "double.png", "half", "--split", "left").err
+    assert "note:" not in halved
+
+
+def test_infer_into_a_file_of_no_image_format(refused, folder, trained):
+    save(Path("a.png"), 32, 32)
+    assert "cannot be written as .xyz" in refused("infer", trained, "a.png", "b.xyz")
 
 
 def test_infer_a_folder(call, inputs, trained):

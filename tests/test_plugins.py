@@ -406,3 +406,20 @@ def test_hooks_are_documented():
         arguments = hook.__code__.co_varnames[: hook.__code__.co_argcount]
         for argument in arguments:
             assert f"\n        {argument}: " in hook.__doc__, (hook.__name__, argument)
+
+
+def test_a_recipe_that_requires_a_broken_plugin_is_refused(tmp_path):
+    """Its components would be missing one by one otherwise, and the reason with them."""
+    from img2img.assemble import refuse_broken
+    from img2img.errors import RecipeError
+    from img2img.recipe_files import shipped_recipes
+    from img2img.recipe_parser import load_recipe
+
+    plugins = load_plugins(entry_points=False)
+    recipe = load_recipe(
+        shipped_recipes()["quickstart"], plugins.registry, ['requires=["pytest>=1"]']
+    )
+    refuse_broken(recipe, plugins)
+    plugins.broken["PyTest"] = "ImportError: no such thing"
+    with pytest.raises(RecipeError, match=r"requires.*pytest>=1 cannot be loaded: ImportError"):
+        refuse_broken(recipe, plugins)

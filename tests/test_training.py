@@ -352,6 +352,88 @@ def test_components_refusals_come_together(tmp_path, recipe):
         run(recipe, tmp_path / "run", generator__depth=7)
 
 
+FAULTY = '''
+import img2img
+from torch import nn
+
+class Pair(nn.Module):
+    """Gives two tensors."""
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, out_channels, 1)
+    def forward(self, images):
+        return self.layer(images), images
+
+class Broken(Pair):
+    """Fails."""
+    def forward(self, images):
+        return self.layer(images).nonsense
+
+class Map:
+    """Gives a map."""
+    def __call__(self, output, target):
+        return (output - target).abs()
+
+class Trips:
+    """Fails in its second step."""
+    def __init__(self, build_generator, source_channels, target_channels):
+        self.generator = build_generator(source_channels, target_channels)
+        self.networks, self.optimizers, self.count = {"generator": self.generator}, {}, 0
+    def step(self, source, target):
+        self.count += 1
+        return {"x": source.mean()} if self.count == 1 else source.kaboom
+
+class Says(Trips):
+    """Returns numbers."""
+    def step(self, source, target):
+        return {"x": 1.0}
+
+@img2img.hookimpl
+def register(registry):
+    registry.generator("pair", Pair)
+    registry.generator("broken", Broken)
+    registry.loss("map", Map)
+    registry.method("trips", Trips)
+    registry.method("says", Says)
+'''
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"generator.name": "pair"}, r"generator: Pair gives tuple, and should give one tensor"),
+        ({"generator.name": "broken"}, r"generator: Broken fails on .*AttributeError.*nonsense"),
+        ({"losses.l1.name": "map"}, r"losses.1: map should give a scalar"),
+        ({"method.name": "trips"}, r"Trips failed in step 2: AttributeError: .*kaboom.*--debug"),
+        ({"method.name": "says"}, r"Says.step must return its losses as a dict of tensors"),
+    ],
+)
+def test_faults_of_a_plugin_are_called_its_own(tmp_path, recipe, overrides, message):
+    recipe.write_text(recipe.read_text().replace("width = 4\n", ""))
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    if "method.name" in overrides:
+        overrides = {**overrides, "discriminator": False}
+    with pytest.raises(Img2ImgError, match=message):
+        img2img.train(
+            recipe,
+            out=tmp_path / "run",
+            device="cpu",
+            plugins=[tmp_path / "faulty.py"],
+            overrides=overrides,
+        )
+
+
+def test_discriminator_can_be_left_out_by_an_override(tmp_path, recipe):
+    run(recipe, tmp_path / "run", discriminator=False, losses=[{"name": "l1"}], train__steps=2)
+    assert lines(tmp_path / "run")[0]["losses"].keys() == {"l1"}
+    assert "[discriminator]" not in (tmp_path / "run" / "recipe.toml").read_text()
+
+
+def test_zoomed_crops_are_pointed_out(tmp_path, recipe):
+    with pytest.warns(RuntimeWarning, match=r"crops of 32 out of 64.*data\.load_size"):
+        run(recipe, tmp_path / "run", data__load_size=64, train__steps=1)
+
+
 PICKY = '''
 import img2img
 

@@ -12,7 +12,7 @@ import typer
 
 from img2img.cli import check, infer, listing, new, run, show
 from img2img.cli.options import DebugOption, wants_debug
-from img2img.errors import Img2ImgError, RecipeError
+from img2img.errors import Img2ImgError, Interrupted, RecipeError
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -92,6 +92,8 @@ def main() -> NoReturn:
 
 
 def _message(error: Img2ImgError) -> str:
+    if isinstance(error, Interrupted):
+        return str(error)
     if not isinstance(error, RecipeError):
         return f"error: {error}"
     # Each mistake begins its line with file and line, as compilers do, so that editors go there.

@@ -72,7 +72,7 @@ def check(
         print(json_module.dumps(report, indent=2))
     else:
         console = Console(quiet=quiet, highlight=False, soft_wrap=True, markup=False)
-        console.print(f"{path}: valid")
+        console.print(f"{path}: the recipe is valid")
         console.print(f"  {seen.task}")
         for name, count in seen.parameters.items():
             console.print(f"  {name}: {count:,} parameters")
@@ -101,11 +101,12 @@ def _look(path: Path, plugins: Plugins, overrides: Sequence[str], console: Conso
     import torch
     from rich.progress import Progress
 
-    from img2img.assemble import build_networks, build_source
+    from img2img.assemble import build_networks, build_source, refuse_broken
     from img2img.data.checking import look_through
     from img2img.recipe_parser import load_recipe
 
     recipe = load_recipe(path, plugins.registry, overrides)
+    refuse_broken(recipe, plugins)
     task, method = build_networks(recipe, plugins.registry, torch.device("cpu"), "float32")
     parameters = {
         name: sum(p.numel() for p in network.parameters())

@@ -16,6 +16,18 @@ from img2img.cli.options import (
 )
 
 
+def is_double(path: Path) -> bool:
+    """Whether an image may be two of them side by side."""
+    from img2img.data.images import image_size
+    from img2img.errors import ImageError
+
+    try:
+        width, height = image_size(path)
+    except ImageError:
+        return False
+    return width == 2 * height
+
+
 def infer(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="A run directory or a .safetensors bundle.")
@@ -68,6 +80,12 @@ def infer(
     from img2img.engine.precision import resolve_device
     from img2img.rebuild import load_translator
 
+    if split is None and is_double(jobs[0].source):
+        print(
+            f"note: {jobs[0].source} is twice as wide as high; if it is two images side by side, --split "
+            f"left or right takes one of them",
+            file=sys.stderr,
+        )
     plugins = load_plugins_for(plugin)
     translator = load_translator(
         model, plugins.registry, device=resolve_device(device), precision=precision, seed=seed
@@ -97,7 +115,7 @@ def infer(
         on_done=on_done,
     )
     next(bar, None)
-    parts = [f"{len(outcome.written)} translated"]
+    parts = [f"{len(outcome.written)} translated" if outcome.written else "nothing translated"]
     if outcome.kept:
         parts.append(f"{len(outcome.kept)} already there (--overwrite replaces them)")
     if outcome.failed:

@@ -90,8 +90,8 @@ def recipe_text(name: str, data: Path, seen: Survey) -> str:
             f"direction = {_quoted(seen.direction)}",
         ]
     lines += [
-        f"# Images are about {seen.size} pixels. Jitter: resize to the first, crop to the second.",
-        f"load_size = {round(crop * 286 / 256)}",
+        f"# Images are about {seen.size} pixels. Jitter resizes to crop_size * 286 / 256 before it",
+        "# crops, unless load_size says otherwise.",
         f"crop_size = {crop}",
         "# false where left and right differ, as in writing.",
         "mirror = true",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,4 +41,7 @@ def load_plugins_for(files: list[Path] | None) -> Plugins:
     plugins = load_plugins(files or ())
     for origin, reason in plugins.broken.items():
         print(f"warning: plugin {origin!r} was set aside: {reason}", file=sys.stderr)
+    if wants_debug():
+        for failure in plugins.failures:
+            traceback.print_exception(failure)
     return plugins

@@ -78,6 +78,8 @@ def run(
         table.add_row("handing back the source", _score(scores, "l1_source"), style="dim")
         table.add_row("the mean training target", _score(scores, "l1_mean_target"), style="dim")
         console.print(table)
+        if scores["l1"] >= min(scores.get("l1_source", 1), scores.get("l1_mean_target", 1)):
+            console.print("not better than that yet: train longer, or look at the samples")
     path = finished.path
     console.print(f"\nfinished: {path}", highlight=False, soft_wrap=True)
     console.print(f"  look at   {path / 'report.html'}", highlight=False, soft_wrap=True)

@@ -20,7 +20,7 @@ def show(
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show one component: its settings with types and defaults, its documentation, its source."""
+    """Show one component: its settings with types and defaults, its docstring, its source."""
     import inspect
     import json as json_module
     import textwrap
@@ -34,9 +34,18 @@ def show(
     from img2img.cli.values import one_of
     from img2img.component import KINDS, own_doc
     from img2img.errors import RequestError
+    from img2img.recipe_files import find_recipe
 
     wanted = singular(kind)
-    one_of("KIND", wanted, list(KINDS))
+    one_of("KIND", wanted, [*KINDS, "recipe"])
+    if wanted == "recipe":
+        path = find_recipe(name)
+        text = path.read_text(encoding="utf-8")
+        if json:
+            print(json_module.dumps({"kind": "recipe", "name": name, "text": text}, indent=2))
+        else:
+            Console().print(Syntax(text, "toml", background_color="default", word_wrap=True))
+        return
     try:
         component = load_plugins_for(plugin).registry.get(wanted, name)
     except KeyError as error:

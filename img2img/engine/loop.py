@@ -9,6 +9,9 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
 from img2img.bundle import save_bundle
 from img2img.data.loading import Batch, batches, steps_per_epoch
 from img2img.engine.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
@@ -20,6 +23,7 @@ from img2img.engine.state import TrainState
 from img2img.errors import DataError, Img2ImgError, Interrupted
 from img2img.evaluation.scores import baselines, readable, spread, validate
 from img2img.inference import Translator
+from img2img.methods import Method
 from img2img.report.page import write_report
 from img2img.report.sheet import write_sheet
 
@@ -70,7 +74,7 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
             target = batch.target.to(run.device, non_blocking=True)
             factor = rate_factor(plan.schedule, state.step, plan.total_steps, plan.decay_from)
             state.scale_rates(factor)
-            state.window.add(method.step(source, target))
+            state.window.add(_step(method, source, target, state.step + 1))
             state.step += 1
             state.images += len(source)
             state.window_images += len(source)
@@ -105,6 +109,8 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
                 state.window_s = time.perf_counter() - window_began
                 path = save_checkpoint(directory, state, plan.keep_checkpoints)
                 _write_bundle(run, state)
+                if not last:
+                    write_report(directory.path)
                 events.tell("on_checkpoint", step=state.step, path=path)
             if last:
                 break
@@ -118,6 +124,26 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
             f"stopped at step {state.step} of {plan.total_steps}; everything is saved, and the "
             f"same command with --resume goes on"
         )
+
+
+def _step(method: Method, source: Tensor, target: Tensor, number: int) -> dict[str, Tensor]:
+    """One training step; what a plugin's part raises in it is told with the step it happened in."""
+    try:
+        losses = method.step(source, target)
+    except (Img2ImgError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if "memory" in str(error):
+            raise  # the CPU's allocator has no type of its own
+        raise Img2ImgError(
+            f"{type(method).__name__} failed in step {number}: {type(error).__name__}: {error}; "
+            f"--debug shows where"
+        ) from error
+    if not isinstance(losses, dict) or not all(isinstance(v, Tensor) for v in losses.values()):
+        raise Img2ImgError(
+            f"{type(method).__name__}.step must return its losses as a dict of tensors"
+        )
+    return losses
 
 
 class _Unreadable:

@@ -49,6 +49,11 @@ def plan_jobs(source: Path, output: Path, suffix: str | None, *, overwrite: bool
     """
     if source.is_file():
         names_file = output.suffix.lower() in WRITABLE and not output.is_dir()
+        if not names_file and not output.is_dir() and output.suffix[1:].isalpha():
+            raise RequestError(
+                f"images cannot be written as {output.suffix}: end the output in one of "
+                f"{', '.join(sorted(WRITABLE))}, or name a folder"
+            )
         if names_file and suffix and not _same_format(output.suffix, suffix):
             raise RequestError(f"the output {output} and --format {suffix[1:]} disagree")
         target = output if names_file else output / _rename(Path(source.name), suffix)

@@ -50,6 +50,7 @@ class ProgressDisplay:
         self._total = total_steps
         self._status.stop()
         if not self._console.is_terminal:
+            self._console.print(f"training: {total_steps - start_step} steps", highlight=False)
             return
         self._progress = _TwoLines(
             TextColumn("[bold]step {task.completed:.0f}/{task.total:.0f}"),
