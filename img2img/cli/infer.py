@@ -82,8 +82,8 @@ def infer(
 
     if split is None and is_double(jobs[0].source):
         print(
-            f"note: {jobs[0].source} is twice as wide as high; if it is two images side by side, --split "
-            f"left or right takes one of them",
+            f"note: {jobs[0].source} is twice as wide as high; if it is two images side by side, "
+            f"--split left or right takes one of them",
             file=sys.stderr,
         )
     plugins = load_plugins_for(plugin)
