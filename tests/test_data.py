@@ -523,6 +523,19 @@ def test_survey_tells_label_maps_from_photographs(tmp_path):
     assert (seen.direction, seen.task) == ("BtoA", "labels")
 
 
+def test_survey_knows_label_maps_that_jpeg_smeared(tmp_path):
+    """As the facades are: a few vivid colours that became hundreds, beside a photograph."""
+    random = np.random.default_rng(0)
+    palette = np.array([(0, 0, 170), (0, 85, 255), (255, 85, 0), (170, 255, 85), (0, 255, 255)])
+    for number in range(3):
+        labels = palette[random.integers(0, 5, (16, 16))].repeat(4, 0).repeat(4, 1)
+        photo = random.integers(0, 256, (64, 64, 3))
+        pair = np.concatenate([photo, labels], axis=1).astype(np.uint8)
+        Image.fromarray(pair).save(tmp_path / f"{number}.jpg", quality=60)
+    seen = survey(tmp_path)
+    assert (seen.task, seen.direction) == ("labels", "BtoA")
+
+
 def test_survey_photographs_alone(tmp_path):
     for i in range(12):
         put(tmp_path / f"{i}.png", noise(20, 30, seed=i))

@@ -138,6 +138,8 @@ def _task_of(sources: list[Image]) -> tuple[str, str]:
     variety = np.mean([_variety(image) for image in sources])
     if grey and light > 0.6:
         return "edges", "the sources are grey and mostly white paper"
-    if not grey and variety < 3.5:
-        return "labels", "the sources have few, flat colours"
+    # JPEG smears flat colours into many, but leaves them more vivid than photographs are.
+    vivid = np.mean([(np.ptp(image.astype(np.int16), axis=-1) > 100).mean() for image in sources])
+    if not grey and (variety < 3.5 or vivid > 0.5):
+        return "labels", "the sources have few or unusually vivid colours"
     return "paired", "the sources are neither drawings nor flat labels"
