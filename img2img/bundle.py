@@ -71,7 +71,8 @@ def load_bundle(path: Path) -> tuple[dict[str, Tensor], BundleInfo]:
     try:
         with safetensors.safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+            names = opened.keys()  # a method of the file's, which is no dict to iterate over
+            weights = {name: opened.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise ModelFileError(
             f"{path} is not a model: expected a .safetensors bundle or a run directory ({error})"

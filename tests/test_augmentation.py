@@ -1,5 +1,8 @@
 """Augmentation, seen through pixels that say where they came from, and the order of pairs."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -367,3 +370,24 @@ def test_one_pair_alone_raises_what_is_wrong_with_it():
     """Validation scores each pair by itself, where a replacement would be scored twice."""
     with pytest.raises(ImageError, match="broken"):
         dataset(broken={3}).tensors(3)
+
+
+@pytest.mark.parametrize("module", ["img2img.data.augmentation", "albumentations"])
+def test_importing_asks_the_network_for_nothing(module):
+    """albumentations looks for a newer version of itself unless it is told not to beforehand."""
+    code = (
+        "import urllib.request as r\n"
+        "asked = []\n"
+        "def opened(*a, **k):\n"
+        "    asked.append(a)\n"
+        "    raise OSError('no network here')\n"
+        "r.OpenerDirector.open = opened\n"
+        f"import {module}\n"
+        "print(len(asked))"
+    )
+    quiet = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env=quiet, capture_output=True, text=True
+    )
+    # The library by itself asks, or this test would show nothing.
+    assert (int(ran.stdout) > 0) == (module == "albumentations")

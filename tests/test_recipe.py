@@ -272,7 +272,7 @@ def many_kinds(
     span: tuple[float, float] = (0.5, 0.999),
     paths: Path | None = None,
     colour: Colour = Colour.RED,
-    table: dict[str, int] = {},  # noqa: B006
+    table: dict[str, int] = {},  # noqa: B006 - a plugin may write it so
     limit: float = float("inf"),
 ) -> nn.Module:
     return nn.L1Loss()

@@ -104,7 +104,7 @@ def test_what_the_assembly_supplies_needs_no_annotation():
         (list[int], [1], "list[int]"),
         (tuple[int, ...], (), "tuple[int, ...]"),
         (dict[str, float], {"a": 1}, "dict[str, float]"),
-        (Optional[Literal["a", "b"]], None, "'a' | 'b' | None"),  # noqa: UP045
+        (Optional[Literal["a", "b"]], None, "'a' | 'b' | None"),  # noqa: UP045 - older code has it
         (int | Literal["auto"], "auto", "int | 'auto'"),
         (Annotated[int, Field(ge=1)], 2, "int"),
     ],
@@ -149,7 +149,7 @@ def unannotated(width=1): ...
 def positional_only(width: int, /): ...
 
 
-def unresolved(width: "Undefined" = 1): ...  # noqa: F821
+def unresolved(width: "Undefined" = 1): ...  # noqa: F821 - the fault under test
 
 
 def reserved(weight: float = 1.0): ...

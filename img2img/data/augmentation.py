@@ -9,7 +9,7 @@ from typing import Any
 # Before the import, which would otherwise ask the network for a newer version.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
-import albumentations as A  # type: ignore[import-untyped]
+import albumentations as A
 import cv2
 
 from img2img.data.images import Image

@@ -28,7 +28,6 @@ class RunDirectory:
         self.report = path / "report.html"
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
-        self.tensorboard = path / "tensorboard"
 
     def holds_run(self) -> bool:
         """Whether a run was started here."""
