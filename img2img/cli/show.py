@@ -43,8 +43,11 @@ def show(
         text = path.read_text(encoding="utf-8")
         if json:
             print(json_module.dumps({"kind": "recipe", "name": name, "text": text}, indent=2))
+        elif (console := Console()).is_terminal:
+            console.print(Syntax(text, "toml", background_color="default", word_wrap=True))
         else:
-            Console().print(Syntax(text, "toml", background_color="default", word_wrap=True))
+            # As it is, so that `img2img show recipe facades > mine.toml` is a recipe.
+            print(text, end="")
         return
     try:
         component = load_plugins_for(plugin).registry.get(wanted, name)
