@@ -21,6 +21,7 @@ from img2img.data.images import Image, Split
 from img2img.data.loading import PairDataset, steps_per_epoch
 from img2img.data.source import PairSource
 from img2img.document import KeyPath
+from img2img.engine.checkpoint import find_checkpoints
 from img2img.engine.directory import RunDirectory
 from img2img.engine.precision import Resolved, resolve_precision, set_precision
 from img2img.engine.run import Plan, Run
@@ -28,7 +29,8 @@ from img2img.environment import version
 from img2img.errors import ImageError, RecipeError
 from img2img.evaluation.scores import spread
 from img2img.inference import Policy
-from img2img.losses import AdversarialLoss
+from img2img.layers import Activation
+from img2img.losses import JudgedLoss
 from img2img.methods import Method, WeightedLoss
 from img2img.plugins import Plugins
 from img2img.recipe import Choice, Recipe
@@ -70,7 +72,9 @@ def assemble(
     refuse_broken(recipe, plugins)
     resolved = resolve_precision(precision or recipe.train.precision, device)
     torch.manual_seed(recipe.train.seed)
-    task, method = build_networks(recipe, plugins.registry, device, resolved)
+    # Weights of a checkpoint follow, so none need be fetched for a run that goes on.
+    fresh = not find_checkpoints(directory)
+    task, method = build_networks(recipe, plugins.registry, device, resolved, initialize=fresh)
     data = build_datasets(recipe, plugins.registry, task)
     scale = seen_scale(data.train.pairs, recipe.data.test_size or recipe.data.crop_size)
     train = recipe.train
@@ -103,6 +107,7 @@ def assemble(
             "in_channels": task.source_channels,
             "out_channels": task.target_channels,
             "image_size": recipe.data.crop_size,
+            "activation": _activation(task),
             "origin": generator.origin,
         },
         inference={**recipe.inference.model_dump(), "scale": scale},
@@ -137,9 +142,21 @@ def refuse_broken(recipe: Recipe, plugins: Plugins) -> None:
 
 
 def build_networks(
-    recipe: Recipe, registry: Registry, device: torch.device, precision: Resolved
+    recipe: Recipe,
+    registry: Registry,
+    device: torch.device,
+    precision: Resolved,
+    *,
+    initialize: bool = True,
 ) -> tuple[Task, Method]:
     """The task and the method with its networks and losses.
+
+    Args:
+        recipe: what to build.
+        registry: where its names are looked up.
+        device: where the networks go.
+        precision: what they compute in.
+        initialize: False where weights will be loaded, so that none need be fetched.
 
     Raises:
         RecipeError: what components refuse, all of it at once.
@@ -156,7 +173,7 @@ def build_networks(
         names[choice.name] = names.get(choice.name, 0) + 1
         count = names[choice.name]
         name = choice.name if count == 1 else f"{choice.name}_{count}"
-        if loss is not None and not isinstance(loss, AdversarialLoss):
+        if loss is not None and not isinstance(loss, JudgedLoss):
             problems.try_loss(key, choice.name, loss, task)
         if isinstance(loss, nn.Module):
             loss = loss.to(device)
@@ -166,12 +183,24 @@ def build_networks(
     def place(network: nn.Module) -> nn.Module:
         return set_precision(network.to(device), precision)
 
+    making = registry.get("generator", recipe.generator.name)
+    if task is not None and _activation(task) != "tanh" and "activation" not in making.takes:
+        problems.add(
+            ("generator",),
+            f"the task {recipe.task.name!r} wants class probabilities, and {making.name!r} gives "
+            f"images: use another generator, such as 'unet'",
+        )
+        problems.raise_any()
+
     def build_generator(in_channels: int, out_channels: int) -> nn.Module:
-        network = registry.get("generator", recipe.generator.name).build(
+        assert task is not None
+        network = making.build(
             recipe.generator.settings,
             in_channels=in_channels,
             out_channels=out_channels,
             image_size=size,
+            activation=_activation(task),
+            initialize=initialize,
         )
         _try_out(network, in_channels, size, out_channels)
         return place(network)
@@ -277,6 +306,11 @@ def build_source(recipe: Recipe, registry: Registry, split: Split) -> PairSource
     problems.raise_any()
     assert source is not None
     return source
+
+
+def _activation(task: Task) -> Activation:
+    """What a generator for this task ends in."""
+    return "tanh" if getattr(task, "palette", None) is None else "softmax"
 
 
 def seen_scale(pairs: PairSource, test_size: int) -> list[float]:

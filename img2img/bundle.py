@@ -26,8 +26,8 @@ class BundleInfo:
     Attributes:
         name: the run's.
         task: `name` and `settings` of the task.
-        generator: `name`, `settings`, the supplied `in_channels`, `out_channels` and `image_size`,
-            and the `origin` it was registered from.
+        generator: `name`, `settings`, the supplied `in_channels`, `out_channels`, `image_size` and
+            `activation`, and the `origin` it was registered from.
         inference: the policy, `statistics` and `dropout`.
         trained: step, version of the program and the like, for people.
     """

@@ -44,7 +44,11 @@ class Kind:
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
-        Kind("generator", frozenset({"in_channels", "out_channels"}), frozenset({"image_size"})),
+        Kind(
+            "generator",
+            frozenset({"in_channels", "out_channels"}),
+            frozenset({"image_size", "activation", "initialize"}),
+        ),
         Kind(
             "discriminator",
             frozenset({"in_channels"}),

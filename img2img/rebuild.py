@@ -36,7 +36,9 @@ def load_translator(
     task = _rebuild(registry, "task", info.task, bundle)
     described = dict(info.generator)
     supplied = {k: described.get(k) for k in ("in_channels", "out_channels", "image_size")}
-    network = _rebuild(registry, "generator", described, bundle, **supplied)
+    # Bundles of before had no other ending.
+    supplied["activation"] = described.get("activation", "tanh")
+    network = _rebuild(registry, "generator", described, bundle, initialize=False, **supplied)
     try:
         network.load_state_dict(weights)
         policy = Policy(**info.inference)

@@ -25,8 +25,9 @@ class Registry:
     def generator(self, name: str, factory: Factory) -> None:
         """Register a network (B, in_channels, H, W) -> (B, out_channels, H, W).
 
-        The factory takes `in_channels` and `out_channels`, and `image_size` (pixels) if it names
-        it.
+        The factory takes `in_channels` and `out_channels`; if it names them, also `image_size`
+        (pixels), `activation` (`tanh`, or `softmax` where the output is class probabilities), and
+        `initialize` (False where weights are loaded right after, so none need be fetched or drawn).
         """
         self._add("generator", name, factory)
 
@@ -38,7 +39,7 @@ class Registry:
         self._add("discriminator", name, factory)
 
     def loss(self, name: str, factory: Factory) -> None:
-        """Register a loss: (output, target) -> scalar, or an `AdversarialLoss`."""
+        """Register a loss: (output, target) -> scalar, or a `JudgedLoss` (see `img2img.losses`)."""
         self._add("loss", name, factory)
 
     def task(self, name: str, factory: Factory) -> None:

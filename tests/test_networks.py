@@ -202,7 +202,9 @@ def test_batch_norm_of_one_value_a_channel_is_the_limit_of_torchs():
 
 
 def test_norm_layer_refuses_an_unknown_name():
-    with pytest.raises(ValueError, match=r"'layer' is not one of batch, instance, none"):
+    with pytest.raises(
+        ValueError, match=r"'layer' is not one of batch, instance, group, sync, none"
+    ):
         norm_layer("layer", 4)
 
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from img2img.layers import Norm, check_positive, conv_bias, init_weights, norm_layer, spatial
+from img2img.layers import (
+    Init,
+    Norm,
+    check_positive,
+    conv_bias,
+    init_weights,
+    norm_layer,
+    spatial,
+)
 
 
 class ImageGAN(nn.Module):
@@ -20,13 +28,20 @@ class ImageGAN(nn.Module):
         image_size: height and width of the training crops, in pixels.
         width: channels after the first layer; 64 in the paper's other discriminators.
         norm: normalisation in every layer but the first and the last.
+        init: how weights are drawn: the paper's N(0, 0.02), xavier, kaiming or orthogonal.
 
     Raises:
         ValueError: images below 8 pixels; in forward, images of another size than `image_size`.
     """
 
     def __init__(
-        self, in_channels: int, *, image_size: int = 256, width: int = 64, norm: Norm = "batch"
+        self,
+        in_channels: int,
+        *,
+        image_size: int = 256,
+        width: int = 64,
+        norm: Norm = "batch",
+        init: Init = "normal",
     ) -> None:
         super().__init__()
         check_positive(width=width)
@@ -45,7 +60,7 @@ class ImageGAN(nn.Module):
             channels, left, i = wider, left // 2, i + 1
         modules.append(nn.Conv2d(channels, 1, left))
         self.layers = nn.Sequential(*modules)
-        init_weights(self)
+        init_weights(self, init)
 
     def forward(self, images: Tensor) -> Tensor:
         if images.shape[-2:] != (self.image_size, self.image_size):

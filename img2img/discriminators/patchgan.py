@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from img2img.layers import Norm, check_positive, conv_bias, init_weights, norm_layer, spatial
+from img2img.layers import (
+    Init,
+    Norm,
+    check_positive,
+    conv_bias,
+    init_weights,
+    norm_layer,
+    spatial,
+)
 
 
 class PatchGAN(nn.Module):
@@ -20,13 +28,20 @@ class PatchGAN(nn.Module):
         width: channels after the first layer; 64 in the paper.
         layers: convolutions of stride 2.
         norm: normalisation in every layer but the first and the last.
+        init: how weights are drawn: the paper's N(0, 0.02), xavier, kaiming or orthogonal.
 
     Raises:
         ValueError: fewer than one layer; in forward, images too small to leave an output.
     """
 
     def __init__(
-        self, in_channels: int, *, width: int = 64, layers: int = 3, norm: Norm = "batch"
+        self,
+        in_channels: int,
+        *,
+        width: int = 64,
+        layers: int = 3,
+        norm: Norm = "batch",
+        init: Init = "normal",
     ) -> None:
         super().__init__()
         check_positive(width=width, layers=layers)
@@ -45,7 +60,7 @@ class PatchGAN(nn.Module):
             channels = wider
         modules.append(nn.Conv2d(channels, 1, 4, 1, 1))
         self.layers = nn.Sequential(*modules)
-        init_weights(self)
+        init_weights(self, init)
 
     def forward(self, images: Tensor) -> Tensor:
         if min(images.shape[-2:]) < self.smallest:
@@ -66,10 +81,13 @@ class PatchGAN16(PatchGAN):
         in_channels: channels of what it judges.
         width: channels after the first layer; 64 in the paper.
         norm: normalisation in every layer but the first and the last.
+        init: how weights are drawn: the paper's N(0, 0.02), xavier, kaiming or orthogonal.
     """
 
-    def __init__(self, in_channels: int, *, width: int = 64, norm: Norm = "batch") -> None:
-        super().__init__(in_channels, width=width, layers=1, norm=norm)
+    def __init__(
+        self, in_channels: int, *, width: int = 64, norm: Norm = "batch", init: Init = "normal"
+    ) -> None:
+        super().__init__(in_channels, width=width, layers=1, norm=norm, init=init)
 
 
 class PatchGAN70(PatchGAN):
@@ -81,10 +99,13 @@ class PatchGAN70(PatchGAN):
         in_channels: channels of what it judges.
         width: channels after the first layer; 64 in the paper.
         norm: normalisation in every layer but the first and the last.
+        init: how weights are drawn: the paper's N(0, 0.02), xavier, kaiming or orthogonal.
     """
 
-    def __init__(self, in_channels: int, *, width: int = 64, norm: Norm = "batch") -> None:
-        super().__init__(in_channels, width=width, layers=3, norm=norm)
+    def __init__(
+        self, in_channels: int, *, width: int = 64, norm: Norm = "batch", init: Init = "normal"
+    ) -> None:
+        super().__init__(in_channels, width=width, layers=3, norm=norm, init=init)
 
 
 class PatchGAN286(PatchGAN):
@@ -96,7 +117,10 @@ class PatchGAN286(PatchGAN):
         in_channels: channels of what it judges.
         width: channels after the first layer; 64 in the paper.
         norm: normalisation in every layer but the first and the last.
+        init: how weights are drawn: the paper's N(0, 0.02), xavier, kaiming or orthogonal.
     """
 
-    def __init__(self, in_channels: int, *, width: int = 64, norm: Norm = "batch") -> None:
-        super().__init__(in_channels, width=width, layers=5, norm=norm)
+    def __init__(
+        self, in_channels: int, *, width: int = 64, norm: Norm = "batch", init: Init = "normal"
+    ) -> None:
+        super().__init__(in_channels, width=width, layers=5, norm=norm, init=init)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from img2img.layers import Norm, check_positive, conv_bias, init_weights, norm_layer
+from img2img.layers import Init, Norm, check_positive, conv_bias, init_weights, norm_layer
 
 
 class PixelGAN(nn.Module):
@@ -16,9 +16,12 @@ class PixelGAN(nn.Module):
         in_channels: channels of what it judges.
         width: channels after the first layer; 64 in the paper.
         norm: normalisation in the second layer.
+        init: how weights are drawn: the paper's N(0, 0.02), xavier, kaiming or orthogonal.
     """
 
-    def __init__(self, in_channels: int, *, width: int = 64, norm: Norm = "batch") -> None:
+    def __init__(
+        self, in_channels: int, *, width: int = 64, norm: Norm = "batch", init: Init = "normal"
+    ) -> None:
         super().__init__()
         check_positive(width=width)
         self.layers = nn.Sequential(
@@ -29,7 +32,7 @@ class PixelGAN(nn.Module):
             nn.LeakyReLU(0.2),
             nn.Conv2d(width * 2, 1, 1),
         )
-        init_weights(self)
+        init_weights(self, init)
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.layers(images)

@@ -11,10 +11,12 @@ from collections.abc import Collection
 from torch import Tensor, nn
 
 from img2img.layers import (
+    Activation,
     Norm,
     check_positive,
     conv_bias,
     norm_layer,
+    output_activation,
     spatial,
 )
 
@@ -103,8 +105,9 @@ def build_decoder(
     dropout: float,
     dropout_layers: Collection[int],
     skips: bool,
+    activation: Activation,
 ) -> nn.ModuleList:
-    """The way up, a module a layer, the last with tanh; with `skips` its inputs are twice as wide.
+    """The way up, a module a layer, the last with `activation`; with `skips` its inputs are twice as wide.
 
     Raises:
         ValueError: a dropout layer that is not there, or a rate outside [0, 1).
@@ -127,6 +130,6 @@ def build_decoder(
                 layer.append(nn.Dropout(dropout))
         else:
             layer.append(nn.ConvTranspose2d(incoming, out_channels, 4, 2, 1))
-            layer.append(nn.Tanh())
+            layer.append(output_activation(activation))
         layers.append(layer)
     return layers

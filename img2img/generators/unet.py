@@ -14,7 +14,7 @@ from img2img.generators.stack import (
     check_size,
     resolve_depth,
 )
-from img2img.layers import Norm, init_weights
+from img2img.layers import Activation, Init, Norm, init_weights
 
 
 class UNet(nn.Module):
@@ -29,6 +29,7 @@ class UNet(nn.Module):
         in_channels: channels of the source.
         out_channels: channels of the output.
         image_size: height and width of the training crops, in pixels.
+        activation: of the output: `tanh`, or `softmax` where it is class probabilities.
         width: channels after the first layer; 64 in the paper.
         depth: halvings; as many as the crops allow, at most 8, unless given.
         norm: normalisation in every layer but the first, the innermost and the last.
@@ -36,6 +37,7 @@ class UNet(nn.Module):
         dropout: rate in the decoder layers that drop out.
         dropout_layers: decoder layers that drop out, 1 being the innermost; the paper has 1, 2, 3,
             its common PyTorch port 2, 3, 4. Those that a shallower network lacks are passed over.
+        init: how weights are drawn: the paper's N(0, 0.02), xavier, kaiming or orthogonal.
 
     Raises:
         ValueError: the size does not fit the depth, at construction or in forward.
@@ -47,12 +49,14 @@ class UNet(nn.Module):
         out_channels: int,
         *,
         image_size: int = 256,
+        activation: Activation = "tanh",
         width: int = 64,
         depth: int | None = None,
         norm: Norm = "batch",
         innermost_norm: bool = False,
         dropout: float = 0.5,
         dropout_layers: Sequence[int] = (1, 2, 3),
+        init: Init = "normal",
     ) -> None:
         super().__init__()
         self.depth = resolve_depth(image_size, depth)
@@ -69,8 +73,9 @@ class UNet(nn.Module):
             dropout=dropout,
             dropout_layers=dropout_layers,
             skips=True,
+            activation=activation,
         )
-        init_weights(self)
+        init_weights(self, init)
 
     def forward(self, source: Tensor) -> Tensor:
         check_size(source, self.depth)

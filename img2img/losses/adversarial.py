@@ -14,8 +14,16 @@ Mode = Literal["vanilla", "lsgan", "hinge", "wgan-gp"]
 
 
 @runtime_checkable
-class AdversarialLoss(Protocol):
-    """A loss with two sides, given the discriminator, so that it may also differentiate it."""
+class JudgedLoss(Protocol):
+    """A loss of the generator that is given the discriminator, such as feature matching."""
+
+    def generator_loss(self, discriminate: Discriminate, real: Tensor, fake: Tensor) -> Tensor:
+        """The generator's objective, a scalar; gradients reach the generator through `fake`."""
+
+
+@runtime_checkable
+class AdversarialLoss(JudgedLoss, Protocol):
+    """A loss with two sides, which trains the discriminator as well."""
 
     def discriminator_loss(
         self, discriminate: Discriminate, real: Tensor, fake: Tensor
@@ -24,9 +32,6 @@ class AdversarialLoss(Protocol):
 
         `real` and `fake` are what it judges, (B, C, H, W), detached from the generator.
         """
-
-    def generator_loss(self, discriminate: Discriminate, real: Tensor, fake: Tensor) -> Tensor:
-        """The generator's objective, a scalar; gradients reach the generator through `fake`."""
 
 
 class Adversarial(nn.Module):

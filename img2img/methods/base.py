@@ -20,7 +20,7 @@ class WeightedLoss:
     Attributes:
         name: its key in metrics; unique within a run.
         weight: the factor on the generator's side.
-        loss: (output, target) -> scalar, or an `AdversarialLoss`.
+        loss: (output, target) -> scalar, or a `JudgedLoss`.
     """
 
     name: str

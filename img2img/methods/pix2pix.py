@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from img2img.layers import check_positive
-from img2img.losses import AdversarialLoss
+from img2img.losses import AdversarialLoss, JudgedLoss
 from img2img.methods.base import DiscriminatorBuilder, GeneratorBuilder, WeightedLoss
 
 
+Sees = Literal["after", "before"]
+
+
 class Pix2Pix:
-    """One discriminator step, then one generator step that runs the discriminator again.
+    """One discriminator step and one generator step on the same batch.
 
     Source: arXiv 1611.07004, section 3.3 (Adam, learning rate 2e-4, betas 0.5 and 0.999, the
     discriminator's objective halved). Without a discriminator the generator is trained on the
@@ -30,9 +34,12 @@ class Pix2Pix:
         beta1: Adam's first beta.
         beta2: Adam's second beta.
         halve_discriminator: multiply the discriminator's objective by one half.
+        generator_sees: the discriminator as it is `after` its own step, as in the common PyTorch
+            port, or as it was `before`. The authors' code takes the output from before the step and
+            differentiates it through the weights after; here both are from before.
 
     Raises:
-        ValueError: an adversarial loss without a discriminator, or the other way round.
+        ValueError: a loss that needs a discriminator without one, or the other way round.
     """
 
     def __init__(
@@ -48,15 +55,19 @@ class Pix2Pix:
         beta1: float = 0.5,
         beta2: float = 0.999,
         halve_discriminator: bool = True,
+        generator_sees: Sees = "after",
     ) -> None:
         check_positive(learning_rate=learning_rate)
+        if generator_sees not in get_args(Sees):
+            raise ValueError(f"generator_sees is 'after' or 'before', not {generator_sees!r}")
         for name, beta in (("beta1", beta1), ("beta2", beta2)):
             if not 0 <= beta < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {beta}")
-        adversarial = [loss for loss in losses if isinstance(loss.loss, AdversarialLoss)]
-        if adversarial and build_discriminator is None:
+        judged = [loss for loss in losses if isinstance(loss.loss, JudgedLoss)]
+        adversarial = [loss for loss in judged if isinstance(loss.loss, AdversarialLoss)]
+        if judged and build_discriminator is None:
             raise ValueError(
-                f"the loss {adversarial[0].name!r} needs a discriminator: add a [discriminator] "
+                f"the loss {judged[0].name!r} needs a discriminator: add a [discriminator] "
                 f'table, for example name = "patchgan70", or leave the loss out'
             )
         if build_discriminator is not None and not adversarial:
@@ -67,7 +78,9 @@ class Pix2Pix:
         if not losses:
             raise ValueError("there is nothing to train on: add at least one entry to [[losses]]")
         self.adversarial = tuple(adversarial)
-        self.reconstruction = tuple(loss for loss in losses if loss not in adversarial)
+        self.judged = tuple(judged)
+        self.reconstruction = tuple(loss for loss in losses if loss not in judged)
+        self.generator_sees = generator_sees
         self.conditional = conditional
         self.discriminator_scale = 0.5 if halve_discriminator else 1.0
 
@@ -97,11 +110,16 @@ class Pix2Pix:
         and `d_penalty` for wgan-gp) are before the halving.
         """
         output = self.generator(source)
-        logged: dict[str, Tensor] = {}
-        if self.discriminator is not None:
-            logged.update(self._discriminator_step(source, target, output.detach()))
-        logged.update(self._generator_step(source, target, output))
-        return logged
+        if self.discriminator is None:
+            return self._generator_step(source, target, output)
+        shown = output.detach()
+        if self.generator_sees == "before":
+            # Neither step reads the other's weights, so the generator goes first instead of keeping
+            # a copy of the discriminator.
+            of_generator = self._generator_step(source, target, output)
+            return self._discriminator_step(source, target, shown) | of_generator
+        of_discriminator = self._discriminator_step(source, target, shown)
+        return of_discriminator | self._generator_step(source, target, output)
 
     def _discriminator_step(
         self, source: Tensor, target: Tensor, output: Tensor
@@ -126,7 +144,7 @@ class Pix2Pix:
             for parameter in self.judging:
                 parameter.requires_grad_(False)
             real, fake = self._judged(source, target), self._judged(source, output)
-            for entry in self.adversarial:
+            for entry in self.judged:
                 term = entry.loss.generator_loss(self.discriminator, real, fake)
                 terms[entry.name] = entry.weight * term
         for entry in self.reconstruction:

@@ -21,6 +21,11 @@ class Task(Protocol):
         target_channels: C of an encoded target.
         source_interpolation: how sources are resized; `nearest` where colours stand for classes.
         target_interpolation: the same for targets.
+
+    A task whose targets are classes also has `palette`, their colours (N, 3) uint8: its targets are
+    one-hot, (N, H, W) in [0, 1], and outputs are class probabilities. A task may have
+    `misfit(source, target)`, both images, which says in a sentence why a pair cannot be of its
+    kind, or gives None; a run and `img2img check` ask it about some pairs before they begin.
     """
 
     source_channels: int
