@@ -7,6 +7,7 @@ import statistics
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from img2img.engine.checkpoint import find_checkpoints
 from img2img.engine.directory import RunDirectory
 from img2img.engine.precision import Resolved, resolve_precision, set_precision
 from img2img.engine.run import Plan, Run
+from img2img.engine.schedule import Schedule
 from img2img.environment import version
 from img2img.errors import ImageError, RecipeError
 from img2img.evaluation.scores import spread
@@ -33,7 +35,7 @@ from img2img.layers import Activation
 from img2img.losses import JudgedLoss
 from img2img.methods import Method, WeightedLoss
 from img2img.plugins import Plugins
-from img2img.recipe import Choice, Recipe
+from img2img.recipe import Choice, Recipe, TrainSettings
 from img2img.registry import Registry
 from img2img.table import dotted
 from img2img.tasks.base import Task
@@ -76,7 +78,9 @@ def assemble(
     fresh = not find_checkpoints(directory)
     task, method = build_networks(recipe, plugins.registry, device, resolved, initialize=fresh)
     data = build_datasets(recipe, plugins.registry, task)
-    scale = seen_scale(data.train.pairs, recipe.data.test_size or recipe.data.crop_size)
+    scale = [1.0, 1.0]
+    if recipe.data.resize:
+        scale = seen_scale(data.train.pairs, recipe.data.test_size or recipe.data.crop_size)
     train = recipe.train
     per_epoch = steps_per_epoch(len(data.train), train.batch_size)
     plan = Plan(
@@ -89,8 +93,8 @@ def assemble(
         validate_every=train.validate_every,
         sample_count=train.sample_count,
         keep_checkpoints=train.keep_checkpoints,
-        schedule=train.schedule,
-        decay_from=train.decay_from,
+        schedule=_schedule(train),
+        ema_decay=train.ema_decay,
         workers=_worker_count(recipe.data.workers, device),
     )
     generator = plugins.registry.get("generator", recipe.generator.name)
@@ -251,8 +255,8 @@ def build_datasets(recipe: Recipe, registry: Registry, task: Task) -> Datasets:
 
     use_one_thread()
     data = recipe.data
-    assert data.load_size is not None and data.test_size is not None
-    if data.load_size > 1.5 * data.test_size:
+    assert data.test_size is not None
+    if data.load_size is not None and data.load_size > 1.5 * data.test_size:
         warnings.warn(
             f"training sees crops of {data.crop_size} out of {data.load_size} pixels, validation "
             f"whole images at {data.test_size}: things differ in size. Lower data.load_size (left "
@@ -260,33 +264,38 @@ def build_datasets(recipe: Recipe, registry: Registry, task: Task) -> Datasets:
             RuntimeWarning,
             stacklevel=2,
         )
-    augment = Augmentation(
+    train, held_out = (build_source(recipe, registry, split) for split in ("train", "val"))
+    derive = getattr(train, "degrade", None)
+    swap = data.direction == "BtoA"
+    if derive is not None and swap:
+        problems = _Problems(recipe)
+        problems.add(
+            ("data", "direction"),
+            "the source is made from the target here, so it can only be AtoB",
+        )
+        problems.raise_any()
+    prepare = partial(
+        Augmentation,
+        source_interpolation=task.source_interpolation,
+        target_interpolation=task.target_interpolation,
+        derive=derive,
+    )
+    augment = prepare(
         data.load_size,
         data.crop_size,
         mirror=data.mirror,
         rotate=data.rotate,
         color=ColorChange(**data.source_color.model_dump()),
-        source_interpolation=task.source_interpolation,
-        target_interpolation=task.target_interpolation,
     )
-    still = Augmentation(
-        data.test_size,
-        data.test_size,
-        source_interpolation=task.source_interpolation,
-        target_interpolation=task.target_interpolation,
-    )
+    still = prepare(data.test_size if data.resize else None, data.test_size, center=True)
 
-    def dataset(
-        pairs: PairSource, transform: Callable[[Image, Image, int], tuple[Image, Image]]
-    ) -> PairDataset:
-        swap = data.direction == "BtoA"
+    def dataset(pairs: PairSource, transform: Augmentation) -> PairDataset:
         return PairDataset(pairs, task, transform, swap=swap, seed=recipe.train.seed)
 
-    train = build_source(recipe, registry, "train")
     return Datasets(
         train=dataset(train, augment),
         still=dataset(train, still),
-        validation=dataset(build_source(recipe, registry, "val"), still),
+        validation=dataset(held_out, still),
     )
 
 
@@ -306,6 +315,13 @@ def build_source(recipe: Recipe, registry: Registry, split: Split) -> PairSource
     problems.raise_any()
     assert source is not None
     return source
+
+
+def _schedule(train: TrainSettings) -> Schedule:
+    # A cosine usually begins to fall at once, a line after a while.
+    usual = 0.0 if train.schedule == "cosine" else 0.5
+    start = usual if train.decay_from is None else train.decay_from
+    return Schedule(train.schedule, start, train.decay_every, train.decay_factor)
 
 
 def _activation(task: Task) -> Activation:

@@ -33,6 +33,7 @@ def register(registry: Registry) -> None:
     registry.source("side_by_side", data.SideBySide)
     registry.source("two_folders", data.TwoFolders)
     registry.source("derived", data.Derived)
+    registry.source("damaged", data.Damaged)
     registry.source("synthetic", data.Synthetic)
 
     registry.method("pix2pix", methods.Pix2Pix)

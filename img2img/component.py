@@ -68,6 +68,7 @@ KINDS: dict[str, Kind] = {
                     "load_size",
                     "crop_size",
                     "test_size",
+                    "resize",
                     "mirror",
                     "rotate",
                     "source_color",

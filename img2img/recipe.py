@@ -41,6 +41,7 @@ class DataSettings(_Table):
     load_size: int | None = Field(None, ge=4, le=LARGEST)
     crop_size: int = Field(256, ge=4, le=LARGEST)
     test_size: int | None = Field(None, ge=4, le=LARGEST)
+    resize: bool = True
     mirror: bool = True
     rotate: bool = False
     source_color: ColorSettings = ColorSettings()
@@ -54,8 +55,11 @@ class TrainSettings(_Table):
     steps: int | None = Field(None, ge=1)
     batch_size: int = Field(1, ge=1)
     seed: int = Field(0, ge=0, lt=2**63)
-    schedule: Literal["constant", "linear"] = "constant"
-    decay_from: float = Field(0.5, ge=0, lt=1)
+    schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
+    decay_from: float | None = Field(None, ge=0, lt=1)
+    decay_every: float = Field(0.25, gt=0, le=1)
+    decay_factor: float = Field(0.1, gt=0, lt=1)
+    ema_decay: float = Field(0.0, ge=0, lt=1)
     precision: Precision = "auto"
     log_every: int = Field(50, ge=1)
     sample_every: int = Field(1000, ge=1)
@@ -96,6 +100,7 @@ class Recipe:
 
     name: str
     description: str
+    preset: str
     requires: tuple[str, ...]
     task: Choice
     method: Choice
@@ -114,6 +119,8 @@ class Recipe:
         tables: dict[str, Any] = {"name": self.name}
         if self.description:
             tables["description"] = self.description
+        if self.preset:
+            tables["preset"] = self.preset
         if self.requires:
             tables["requires"] = list(self.requires)
         data = self.data.model_dump(exclude={"source_color"})

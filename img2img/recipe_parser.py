@@ -13,6 +13,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from img2img.component import Component
 from img2img.document import Document, KeyPath
 from img2img.errors import RecipeError
+from img2img.presets import Preset, preset_names, preset_values
 from img2img.recipe import (
     LARGEST,
     Choice,
@@ -52,20 +53,23 @@ class _Parser:
         self.registry = registry
         self.problems: list[str] = []
         self.data = document.data
+        self.preset: Preset | None = None
 
     def recipe(self) -> Recipe:
         tables = ("task", "method", "data", "generator", "discriminator", "losses", "train")
-        known = ("name", "description", "requires", *tables, "inference")
+        known = ("name", "description", "preset", "requires", *tables, "inference")
         for key in self.data:
             if key not in known:
                 self.problem((key,), f"{key} is not part of a recipe{suggest(key, known)}")
         name, description = self._text("name", required=True), self._text("description")
+        self.preset = self._preset()
         requires = self._requires()
         data, source = self._data()
         discriminator, conditional = self._discriminator()
         parts: dict[str, Any] = {
             "name": name,
             "description": description,
+            "preset": self.preset or "",
             "requires": requires,
             "task": self._choice("task", "paired"),
             "method": self._choice("method", "pix2pix"),
@@ -76,7 +80,11 @@ class _Parser:
             "conditional": conditional,
             "losses": self._losses(),
             "train": self._train(),
-            "inference": self._table(InferenceSettings, "inference", self.table("inference")),
+            "inference": self._table(
+                InferenceSettings,
+                "inference",
+                {**self._of_preset("inference"), **self.table("inference")},
+            ),
         }
         if self.problems:
             raise RecipeError(sorted(self.problems, key=_line_of))
@@ -109,6 +117,18 @@ class _Parser:
                 f"characters, and cannot hold / or start with .",
             )
         return str(value)
+
+    def _preset(self) -> Preset | None:
+        name = self.data.get("preset")
+        if name is not None and name not in preset_names():
+            near = suggest(name, preset_names()) if isinstance(name, str) else ""
+            self.problem(("preset",), f"{shown(name)} is not a preset{near}")
+            return None
+        return name
+
+    def _of_preset(self, table: str) -> dict[str, Any]:
+        """What the recipe's preset, if it names one, has for a table."""
+        return {} if self.preset is None else preset_values(self.preset, table)
 
     def _requires(self) -> tuple[str, ...]:
         value = self.data.get("requires", [])
@@ -148,8 +168,10 @@ class _Parser:
         what = f"a setting of {component.name!r}"
         if path == ("data",):
             what = f"a key of [data] with the source {component.name!r}"
+        own = {s.name for s in component.settings}
+        preset = {k: v for k, v in self._of_preset(str(path[0])).items() if k in own}
         # Defaults take the same way, so that a run from its recipe.toml gets the very same values.
-        full = {**component.defaults, **table}
+        full = {**component.defaults, **preset, **table}
         model = self._checked(component.model, path, full, what, shared)
         return {} if model is None else {s.name: getattr(model, s.name) for s in component.settings}
 
@@ -190,6 +212,14 @@ class _Parser:
                 ("data",), "data.root is missing: the folder of images (or --set data.root=DIR)"
             )
         crop = settings.crop_size
+        if not settings.resize:
+            if settings.load_size is not None:
+                self.problem(
+                    ("data", "load_size"),
+                    "data.load_size has no meaning with data.resize = false, where crops come from "
+                    "images as they are; leave one of the two out",
+                )
+            return settings.model_copy(update={"test_size": settings.test_size or crop}), source
         # The paper's 286 for 256, at any size.
         load = settings.load_size or min(round(crop * 286 / 256), LARGEST)
         if load < crop:
@@ -205,7 +235,8 @@ class _Parser:
         if self.data.get("discriminator", False) is False:
             return None, True
         table = dict(self.table("discriminator"))
-        conditional = table.pop("conditional", True)
+        usual = self._of_preset("discriminator").get("conditional", True)
+        conditional = table.pop("conditional", usual)
         if not isinstance(conditional, bool):
             self.problem(
                 ("discriminator", "conditional"),
@@ -254,7 +285,7 @@ class _Parser:
 
     def _train(self) -> TrainSettings | None:
         table = self.table("train")
-        settings = self._table(TrainSettings, "train", table)
+        settings = self._table(TrainSettings, "train", {**self._of_preset("train"), **table})
         if "epochs" in table and "steps" in table:
             self.problem(("train", "steps"), "train has both epochs and steps; keep one of them")
         elif "epochs" not in table and "steps" not in table and self.is_table("train"):

@@ -31,6 +31,7 @@ from img2img.report.tensorboard import TensorBoardLogger
 MAY_CHANGE = frozenset(
     [
         "description",
+        "preset",
         "requires",
         "data.root",
         "data.workers",

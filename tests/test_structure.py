@@ -19,7 +19,7 @@ LAYERS = (
     ("errors", "hookspecs", "layers"),
     ("tasks", "data", "generators", "discriminators", "losses"),
     ("methods",),
-    ("component", "document"),
+    ("component", "document", "presets"),
     ("registry",),
     ("builtins",),
     ("plugins",),

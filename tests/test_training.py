@@ -16,7 +16,7 @@ import img2img
 from img2img.bundle import load_bundle
 from img2img.engine.checkpoint import find_checkpoints
 from img2img.engine.directory import RunDirectory
-from img2img.engine.schedule import rate_factor
+from img2img.engine.schedule import Schedule
 from img2img.errors import DataError, Img2ImgError, Interrupted, RecipeError, RequestError
 
 RECIPE = """
@@ -565,9 +565,40 @@ def test_copies_of_a_bfloat16_network_run_themselves():
 
 def test_linear_schedule():
     """The port's: 1 for the first half, then straight down; never quite 0 while steps are left."""
-    factors = [rate_factor("linear", step, 10, 0.5) for step in range(10)]
+    factors = [Schedule("linear").factor(step, 10) for step in range(10)]
     assert factors == pytest.approx([1] * 6 + [0.8, 0.6, 0.4, 0.2])
-    assert rate_factor("constant", 9, 10, 0.5) == 1.0
+    assert Schedule().factor(9, 10) == 1.0
+
+
+def test_cosine_and_step_schedules():
+    """Beside torch's own schedulers, which count in steps."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12)
+    for step in range(12):
+        assert Schedule("cosine", 0.0).factor(step, 12) == pytest.approx(cosine.get_last_lr()[0])
+        optimizer.step()
+        cosine.step()
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    falls = torch.optim.lr_scheduler.StepLR(optimizer, step_size=30, gamma=0.3)
+    schedule = Schedule("step", decay_every=0.1, decay_factor=0.3)
+    for step in range(300):
+        assert schedule.factor(step, 300) == pytest.approx(falls.get_last_lr()[0]), step
+        optimizer.step()
+        falls.step()
+
+
+def test_cosine_falls_from_the_start_and_a_line_from_half(parse_train):
+    assert parse_train("cosine").factor(1, 100) < 1
+    assert parse_train("linear").factor(49, 100) == 1
+    assert parse_train("cosine", decay_from=0.5).factor(49, 100) == 1
+
+
+@pytest.fixture
+def parse_train():
+    from img2img.assemble import _schedule
+    from img2img.recipe import TrainSettings
+
+    return lambda name, **more: _schedule(TrainSettings(steps=100, schedule=name, **more))
 
 
 @pytest.mark.gpu

@@ -13,7 +13,8 @@ def list_components(
     kind: Annotated[
         str | None,
         typer.Argument(
-            metavar="KIND", help="generators, losses, ..., recipes; everything if left out."
+            metavar="KIND",
+            help="generators, losses, ..., presets, recipes; everything if left out.",
         ),
     ] = None,
     plugin: PluginOption = None,
@@ -29,15 +30,18 @@ def list_components(
 
     from img2img.cli.values import one_of
     from img2img.component import KINDS
+    from img2img.presets import SUMMARIES
     from img2img.recipe_files import shipped_recipes
 
     wanted = singular(kind) if kind is not None else None
     if wanted is not None:
-        one_of("KIND", wanted, [*KINDS, "recipe"])
+        one_of("KIND", wanted, [*KINDS, "preset", "recipe"])
     rows: list[tuple[str, str, str, str]] = []
-    if wanted != "recipe":
+    if wanted not in ("preset", "recipe"):
         components = load_plugins_for(plugin).registry.components(wanted)
         rows += [(c.kind, c.name, c.summary, c.origin) for c in components]
+    if wanted in (None, "preset"):
+        rows += [("preset", name, summary, "img2img") for name, summary in SUMMARIES.items()]
     if wanted in (None, "recipe"):
         for name, path in shipped_recipes().items():
             rows.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,7 +12,10 @@ from img2img.cli.options import DebugOption, JsonOption, PluginOption, load_plug
 
 def show(
     kind: Annotated[
-        str, typer.Argument(metavar="KIND", help="generator, discriminator, loss, task, ...")
+        str,
+        typer.Argument(
+            metavar="KIND", help="generator, discriminator, loss, task, ..., preset, recipe"
+        ),
     ],
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="Its name, as `img2img list` shows it.")
@@ -20,7 +24,80 @@ def show(
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show one component: its settings with types and defaults, its docstring, its source."""
+    """Show one component: its settings, docstring and source; or a preset, or a recipe."""
+    from img2img.cli.listing import singular
+    from img2img.cli.values import one_of
+    from img2img.component import KINDS
+
+    wanted = singular(kind)
+    one_of("KIND", wanted, [*KINDS, "preset", "recipe"])
+    if wanted == "recipe":
+        _show_recipe(name, json)
+    elif wanted == "preset":
+        _show_preset(name, json)
+    else:
+        _show_component(wanted, name, plugin, json)
+
+
+def _show_recipe(name: str, json: bool) -> None:
+    import json as json_module
+
+    from rich.console import Console
+    from rich.syntax import Syntax
+
+    from img2img.recipe_files import find_recipe
+
+    path = find_recipe(name)
+    text = path.read_text(encoding="utf-8")
+    if json:
+        print(json_module.dumps({"kind": "recipe", "name": name, "text": text}, indent=2))
+    elif (console := Console()).is_terminal:
+        console.print(Syntax(text, "toml", background_color="default", word_wrap=True))
+    else:
+        # As it is, so that `img2img show recipe facades > mine.toml` is a recipe.
+        print(text, end="")
+
+
+def _show_preset(name: str, json: bool) -> None:
+    import json as json_module
+
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from img2img.cli.values import one_of
+    from img2img.presets import FORKS, SUMMARIES, preset_names
+
+    one_of("NAME", name, preset_names())
+    preset = next(known for known in SUMMARIES if known == name)
+    if json:
+        choices = [
+            {"key": f.key, "value": f.value(preset), "about": f.about, "source": f.source}
+            for f in FORKS
+        ]
+        about = {"kind": "preset", "name": name, "summary": SUMMARIES[preset], "choices": choices}
+        print(json_module.dumps(about, indent=2))
+        return
+    console = Console()
+    console.print(Text.assemble("preset ", (name, "bold"), f"\n\n{SUMMARIES[preset]}"))
+    console.print(
+        f'Name it in a recipe with preset = "{name}", above the first table. What the recipe sets '
+        "itself wins, and what a component does not have is passed over.\n",
+        markup=False,
+        highlight=False,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 1, 0))
+    table.add_column("key", no_wrap=True)
+    table.add_column("value", no_wrap=True)
+    table.add_column("what it decides, and who says so", ratio=1)
+    for fork in FORKS:
+        value = _plain(fork.value(preset))
+        about = f"{fork.about[0].upper()}{fork.about[1:]}."
+        table.add_row(fork.key, value, Text.assemble(about, (f" {fork.source}", "dim")))
+    console.print(table)
+
+
+def _show_component(wanted: str, name: str, plugin: list[Path] | None, json: bool) -> None:
     import inspect
     import json as json_module
     import textwrap
@@ -30,25 +107,9 @@ def show(
     from rich.table import Table
     from rich.text import Text
 
-    from img2img.cli.listing import singular
-    from img2img.cli.values import one_of
-    from img2img.component import KINDS, own_doc
+    from img2img.component import own_doc
     from img2img.errors import RequestError
-    from img2img.recipe_files import find_recipe
 
-    wanted = singular(kind)
-    one_of("KIND", wanted, [*KINDS, "recipe"])
-    if wanted == "recipe":
-        path = find_recipe(name)
-        text = path.read_text(encoding="utf-8")
-        if json:
-            print(json_module.dumps({"kind": "recipe", "name": name, "text": text}, indent=2))
-        elif (console := Console()).is_terminal:
-            console.print(Syntax(text, "toml", background_color="default", word_wrap=True))
-        else:
-            # As it is, so that `img2img show recipe facades > mine.toml` is a recipe.
-            print(text, end="")
-        return
     try:
         component = load_plugins_for(plugin).registry.get(wanted, name)
     except KeyError as error:

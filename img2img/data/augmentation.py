@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,43 +38,54 @@ class Augmentation:
     1611.07004, section 6.2 (resize to 286, crop to 256, mirror).
 
     Args:
-        load_size: both sides after resizing, in pixels.
-        crop_size: both sides of the random crop, in pixels.
+        load_size: both sides after resizing, in pixels; None keeps images as they are, and extends
+            those that are smaller than a crop by reflection.
+        crop_size: both sides of the crop, in pixels.
+        center: crop the middle, not a random place.
         mirror: flip left and right half of the time.
         rotate: turn by a random number of quarters, for images that have no up.
         color: changes for the source alone.
         source_interpolation: `nearest` for label maps.
         target_interpolation: the same for the target.
+        derive: makes the source, as cropped, from the target and the seed; what is called with as
+            the source is not looked at then.
     """
 
     def __init__(
         self,
-        load_size: int,
+        load_size: int | None,
         crop_size: int,
         *,
+        center: bool = False,
         mirror: bool = False,
         rotate: bool = False,
         color: ColorChange | None = None,
         source_interpolation: Interpolation = "smooth",
         target_interpolation: Interpolation = "smooth",
+        derive: Callable[[Image, int], Image] | None = None,
     ) -> None:
         # The smooth one is what albumentations calls the image; another kind goes as its mask,
         # which is resized to the nearest pixel.
         self._source_leads = source_interpolation == "smooth"
         alike = source_interpolation == target_interpolation
         nearest = alike and source_interpolation == "nearest"
-        steps: list[Any] = [
-            A.Resize(
-                load_size,
-                load_size,
-                interpolation=cv2.INTER_NEAREST_EXACT if nearest else cv2.INTER_CUBIC,
-                mask_interpolation=cv2.INTER_NEAREST_EXACT,
-                # Cubic would skip pixels when shrinking; the mean over an area does not.
-                area_for_downscale=None if nearest else "image",
+        steps: list[Any] = []
+        if load_size is None:
+            steps.append(A.PadIfNeeded(crop_size, crop_size, border_mode=cv2.BORDER_REFLECT_101))
+        else:
+            steps.append(
+                A.Resize(
+                    load_size,
+                    load_size,
+                    interpolation=cv2.INTER_NEAREST_EXACT if nearest else cv2.INTER_CUBIC,
+                    mask_interpolation=cv2.INTER_NEAREST_EXACT,
+                    # Cubic would skip pixels when shrinking; the mean over an area does not.
+                    area_for_downscale=None if nearest else "image",
+                )
             )
-        ]
-        if crop_size < load_size:
-            steps.append(A.RandomCrop(crop_size, crop_size))
+        if load_size is None or crop_size < load_size:
+            crop = A.CenterCrop if center else A.RandomCrop
+            steps.append(crop(crop_size, crop_size))
         if mirror:
             steps.append(A.HorizontalFlip(p=0.5))
         if rotate:
@@ -81,6 +93,7 @@ class Augmentation:
         self._geometry = A.Compose(
             steps, additional_targets={"other": "image" if alike else "mask"}, seed=0
         )
+        self._derive = derive
         self._color = None
         if color:
             self._color = A.Compose(
@@ -104,6 +117,8 @@ class Augmentation:
         else:
             both = self._geometry(image=target, other=source)
             source, target = both["other"], both["image"]
+        if self._derive is not None:
+            source = self._derive(target, seed)
         if self._color is not None:
             self._color.set_random_seed(seed)
             source = self._color(image=source)["image"]

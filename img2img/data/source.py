@@ -13,6 +13,10 @@ class PairSource(Protocol):
     Constructed with `root` (a Path) and `split` ("train" or "val") if it names them; every other
     parameter is a setting of the recipe's `[data]`. It must give the same pair for the same index
     each time, in any process.
+
+    One that makes its first images from the second may do that to what the network will see, after
+    resizing and cropping: with a method `degrade(second, seed)` that gives the first. `pair` then
+    gives the second image twice.
     """
 
     def __len__(self) -> int:

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from img2img.bundle import save_bundle
 from img2img.data.loading import Batch, batches, steps_per_epoch
+from img2img.engine.average import WeightAverage
 from img2img.engine.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
 from img2img.engine.events import Events
 from img2img.engine.interrupt import StopRequest
 from img2img.engine.run import Run
-from img2img.engine.schedule import rate_factor
 from img2img.engine.state import TrainState
 from img2img.errors import DataError, Img2ImgError, Interrupted
 from img2img.evaluation.scores import baselines, readable, spread, validate
@@ -38,7 +38,8 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
         Img2ImgError: a loss is not finite, too many pairs are unreadable, or the disk is full.
     """
     directory, plan, method = run.directory, run.plan, run.method
-    state = TrainState(method)
+    average = WeightAverage(method.generator, plan.ema_decay) if plan.ema_decay else None
+    state = TrainState(method, average=average)
     found = find_checkpoints(directory)
     if found:
         load_checkpoint(found[-1], state)
@@ -72,12 +73,9 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
             unreadable.note(batch)
             source = batch.source.to(run.device, non_blocking=True)
             target = batch.target.to(run.device, non_blocking=True)
-            factor = rate_factor(plan.schedule, state.step, plan.total_steps, plan.decay_from)
-            state.scale_rates(factor)
+            state.scale_rates(plan.schedule.factor(state.step, plan.total_steps))
             state.window.add(_step(method, source, target, state.step + 1))
-            state.step += 1
-            state.images += len(source)
-            state.window_images += len(source)
+            state.count_step(len(source))
             on_step(state.step)
 
             last = state.step == plan.total_steps or stop.requested
@@ -174,13 +172,13 @@ def _check_finite(losses: dict[str, float], step: int) -> None:
         )
 
 
-def _translator(run: Run) -> Translator:
+def _translator(run: Run, state: TrainState) -> Translator:
     # A copy, because its test-time form must leave the network in training alone.
-    return Translator(copy.deepcopy(run.method.generator), run.task, run.policy, device=run.device)
+    return Translator(copy.deepcopy(state.shown), run.task, run.policy, device=run.device)
 
 
 def _write_samples(run: Run, state: TrainState, events: Events) -> None:
-    translator, task = _translator(run), run.task
+    translator, task = _translator(run, state), run.task
     rows = []
     pairs = run.validation_pairs
     for source, target in readable(pairs, spread(len(pairs), run.plan.sample_count)):
@@ -194,7 +192,7 @@ def _write_samples(run: Run, state: TrainState, events: Events) -> None:
 
 
 def _validate(run: Run, state: TrainState, events: Events) -> None:
-    scores = validate(_translator(run), run.validation_pairs)
+    scores = validate(_translator(run, state), run.validation_pairs)
     if state.step == run.plan.total_steps:
         scores |= baselines(run.still_pairs, run.validation_pairs, run.task)
     if scores:
@@ -204,6 +202,6 @@ def _validate(run: Run, state: TrainState, events: Events) -> None:
 
 
 def _write_bundle(run: Run, state: TrainState) -> None:
-    weights = dict(run.method.generator.state_dict())
+    weights = dict(state.shown.state_dict())
     info = replace(run.bundle, trained={**run.bundle.trained, "step": state.step})
     save_bundle(run.directory.model, weights, info)

@@ -10,6 +10,7 @@ import torch
 from img2img.bundle import BundleInfo
 from img2img.data.loading import PairDataset
 from img2img.engine.directory import RunDirectory
+from img2img.engine.schedule import Schedule
 from img2img.inference import Policy
 from img2img.methods import Method
 from img2img.tasks.base import Task
@@ -27,7 +28,8 @@ class Plan:
         validate_every: in steps; None only at the end.
         sample_count: rows of a sample sheet.
         keep_checkpoints: how many remain.
-        schedule, decay_from: see `img2img.engine.schedule`.
+        schedule: of the learning rate.
+        ema_decay: of the averaged weights; 0 averages none.
         workers: processes that load data; 0 loads in this one.
     """
 
@@ -40,8 +42,8 @@ class Plan:
     validate_every: int | None
     sample_count: int
     keep_checkpoints: int
-    schedule: str
-    decay_from: float
+    schedule: Schedule
+    ema_decay: float
     workers: int
 
 

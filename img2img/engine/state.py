@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from img2img.engine.average import WeightAverage
 from img2img.methods import Method
 
 
@@ -50,6 +51,7 @@ class TrainState:
         window_images: pairs since then.
         window_s: seconds since then, before this session.
         base_rates: each optimizer's learning rates before the schedule.
+        average: of the generator's weights, where the run keeps one.
     """
 
     method: Method
@@ -60,6 +62,7 @@ class TrainState:
     window_images: int = 0
     window_s: float = 0.0
     base_rates: dict[str, list[float]] = field(default_factory=dict)
+    average: WeightAverage | None = None
 
     def __post_init__(self) -> None:
         if not self.base_rates:
@@ -67,6 +70,19 @@ class TrainState:
                 name: [float(group["lr"]) for group in optimizer.param_groups]
                 for name, optimizer in self.method.optimizers.items()
             }
+
+    @property
+    def shown(self) -> nn.Module:
+        """The generator as it is saved and judged: averaged, where the run averages."""
+        return self.method.generator if self.average is None else self.average.network
+
+    def count_step(self, pairs: int) -> None:
+        """Note that a step on that many pairs is done."""
+        self.step += 1
+        self.images += pairs
+        self.window_images += pairs
+        if self.average is not None:
+            self.average.update(self.method.generator, self.step)
 
     def scale_rates(self, factor: float) -> None:
         """Set every learning rate to `factor` times what it began with."""
@@ -88,6 +104,9 @@ class TrainState:
             for key, value in network.state_dict().items()
         }
         loose = {f"window.{name}": total for name, total in self.window.sums.items()}
+        if self.average is not None:
+            weights = self.average.network.state_dict()
+            loose |= {f"average.{name}": value for name, value in weights.items()}
         loose["random.cpu"] = torch.get_rng_state()
         device = self._device()
         if device.type == "cuda":
@@ -137,6 +156,14 @@ class TrainState:
                     key.removeprefix(prefix): value
                     for key, value in tensors["networks"].items()
                     if key.startswith(prefix)
+                }
+            )
+        if self.average is not None:
+            self.average.network.load_state_dict(
+                {
+                    key.removeprefix("average."): value
+                    for key, value in tensors["loose"].items()
+                    if key.startswith("average.")
                 }
             )
         for name, optimizer in self.method.optimizers.items():
