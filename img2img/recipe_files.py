@@ -22,16 +22,20 @@ def find_recipe(name: str) -> Path:
         return shipped[name]
     if path.is_dir():
         raise RequestError(f"{name} is a folder; a recipe is a .toml file")
-    stem = path.stem
-    hint = suggest(stem, sorted(shipped))
+    hint = suggest(name.removesuffix(".toml"), sorted(shipped))
     raise RequestError(f"there is no recipe file {name!r}, nor a shipped recipe of that name{hint}")
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Recipes that come with the package, by name."""
+    """Recipes that come with the package, by name; those in a folder as `table1/l1`."""
     here = Path(__file__).parent
     # Inside the package in a wheel, beside it in a checkout.
     for folder in (here / "recipes", here.parent / "recipes"):
         if folder.is_dir():
-            return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+            found = {
+                path.relative_to(folder).with_suffix("").as_posix(): path
+                for path in folder.rglob("*.toml")
+            }
+            # Those of the top first.
+            return dict(sorted(found.items(), key=lambda item: ("/" in item[0], item[0])))
     return {}

@@ -458,3 +458,32 @@ def test_initial_weights_are_normal(build):
     scale = torch.cat(scales)
     assert scale.mean().item() == pytest.approx(1, abs=0.01)
     assert scale.std().item() == pytest.approx(0.02, rel=0.2)
+
+
+# Residual
+
+
+def test_residual_begins_near_the_source():
+    torch.manual_seed(0)
+    network = UNet(3, 3, image_size=32, width=4, residual=True).eval()
+    source = torch.rand(1, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        assert (network(source) - source).abs().max() < 0.05
+        plain = UNet(3, 3, image_size=32, width=4).eval()
+        plain.load_state_dict(network.state_dict())
+        assert torch.allclose(network(source), (source + plain(source)).clamp(-1, 1))
+
+
+def test_residual_stays_in_the_range():
+    torch.manual_seed(0)
+    network = UNet(3, 3, image_size=32, width=4, residual=True)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(40)
+    assert network(torch.rand(2, 3, 32, 32) * 2 - 1).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("channels", "activation"), [((1, 3), "tanh"), ((3, 3), "softmax")])
+def test_residual_wants_images_of_one_kind(channels, activation):
+    with pytest.raises(ValueError, match="residual adds the source"):
+        UNet(*channels, image_size=32, activation=activation, residual=True)

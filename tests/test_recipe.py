@@ -449,7 +449,7 @@ def test_shipped_recipes(name, registry):
     assert text.startswith("# ")
     assert find_recipe(name) == path
     recipe = load_recipe(path, registry)
-    assert recipe.name == name
+    assert recipe.name == name.replace("/", "-")
     assert parse_recipe(Document(recipe.to_toml(), "again.toml"), registry) == recipe
     # What it says is what is read: no key of the file is lost or changed on the way.
     written = recipe.to_dict()
@@ -461,10 +461,6 @@ def test_shipped_recipes(name, registry):
                 assert entry.items() <= other.items()
         else:
             assert written[table] == value
-
-
-def test_shipped_recipes_hold_the_papers(registry):
-    assert {"edges2shoes", "facades", "quickstart"} <= shipped_recipes().keys()
 
 
 def test_everything_set_survives_writing(parse):

@@ -38,9 +38,12 @@ class UNet(nn.Module):
         dropout_layers: decoder layers that drop out, 1 being the innermost; the paper has 1, 2, 3,
             its common PyTorch port 2, 3, 4. Those that a shallower network lacks are passed over.
         init: how weights are drawn: the paper's N(0, 0.02), xavier, kaiming or orthogonal.
+        residual: the source is added to what comes out, so that the network learns the change alone;
+            for repair, where most of the image stays as it is (arXiv 1608.03981, section III-A).
 
     Raises:
-        ValueError: the size does not fit the depth, at construction or in forward.
+        ValueError: the size does not fit the depth, at construction or in forward; `residual` where
+            source and output are of different kinds.
     """
 
     def __init__(
@@ -57,8 +60,15 @@ class UNet(nn.Module):
         dropout: float = 0.5,
         dropout_layers: Sequence[int] = (1, 2, 3),
         init: Init = "normal",
+        residual: bool = False,
     ) -> None:
         super().__init__()
+        if residual and (in_channels != out_channels or activation != "tanh"):
+            raise ValueError(
+                f"residual adds the source to the output, so both must be images of the same "
+                f"channels, not {in_channels} and {out_channels}"
+            )
+        self.residual = residual
         self.depth = resolve_depth(image_size, depth)
         check_innermost(image_size, self.depth, norm, innermost_norm)
         self.size_multiple = 2**self.depth
@@ -87,4 +97,4 @@ class UNet(nn.Module):
         features = self.decoder[0](skips.pop())
         for layer in self.decoder[1:]:
             features = layer(torch.cat([skips.pop(), features], dim=1))
-        return features
+        return (source + features).clamp(-1, 1) if self.residual else features
