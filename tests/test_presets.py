@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -171,3 +172,16 @@ def test_show_of_an_unknown_preset():
     failed = CliRunner().invoke(app, ["show", "preset", "prt"])
     assert isinstance(failed.exception, RequestError)
     assert "did you mean 'port'" in str(failed.exception)
+
+
+def test_the_documented_table_is_true(registry):
+    """docs/recipes.md lists every fork with both values and the default."""
+    page = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+\.\w+)` \|([^|]*)\|([^|]*)\|([^|]*)\|$", page, re.MULTILINE)
+    table = {key: cells for key, *cells in rows}
+    assert table.keys() == {fork.key for fork in FORKS}
+    for preset, column in (("paper", 0), ("port", 1), ("", 2)):
+        recipe = parse(registry, preset)
+        for key, cells in table.items():
+            cell = cells[column].strip().strip("`")
+            assert lookup(recipe, key) == (json.loads(cell) if cell else None), key
