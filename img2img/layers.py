@@ -92,10 +92,10 @@ def output_activation(activation: Activation) -> nn.Module:
 def init_weights(network: nn.Module, init: Init = "normal") -> None:
     """Draw the weights of convolutions and linear layers; biases become 0.
 
-    `normal` is the paper's N(0, 0.02) (arXiv 1611.07004, section 6.2); the scales of batch norms are
-    then N(1, 0.02), as in the authors' code, and else 1. `xavier` (Glorot and Bengio 2010), `kaiming`
-    (arXiv 1502.01852) and `orthogonal` (arXiv 1312.6120) keep the gain of their authors; the common
-    PyTorch port multiplies xavier and orthogonal by 0.02.
+    `normal` is the paper's N(0, 0.02) (arXiv 1611.07004, section 6.2); the scales of batch norms
+    are then N(1, 0.02), as in the authors' code, and else 1. `xavier` (Glorot and Bengio 2010),
+    `kaiming` (arXiv 1502.01852) and `orthogonal` (arXiv 1312.6120) keep the gain of their authors;
+    the common PyTorch port multiplies xavier and orthogonal by 0.02.
 
     Raises:
         ValueError: `init` is not one of the names.

@@ -177,7 +177,7 @@ name = "l1s"
         (LEAST + "decay_from = 1.0", ":9: train.decay_from should be below 1, not 1.0"),
         (
             LEAST + "schedule = 'linaer'",
-            "should be 'constant', 'linear', 'cosine' or 'step', not 'linaer' (did you mean 'linear'?)",
+            "'cosine' or 'step', not 'linaer' (did you mean 'linear'?)",
         ),
         (with_data("crop_size = 3"), ":4: data.crop_size should be at least 4, not 3"),
         (

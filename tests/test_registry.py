@@ -296,8 +296,10 @@ def test_getting_says_what_there_is(registry):
     assert registry.get("generator", "unet").name == "unet"
     with pytest.raises(KeyError) as caught:
         registry.get("generator", "unett")
+    names = ", ".join(registry.names("generator"))
+    assert "encoder_decoder, resnet" in names
     assert caught.value.args[0] == (
-        "'unett' is not a generator (did you mean 'unet'?); possible: encoder_decoder, unet"
+        f"'unett' is not a generator (did you mean 'unet'?); possible: {names}"
     )
 
 

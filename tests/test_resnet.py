@@ -211,3 +211,14 @@ def test_resnet_initial_weights_are_normal():
         if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module.weight.numel() > 5000:
             assert module.weight.std().item() == pytest.approx(0.02, rel=0.05)
             assert module.bias is None or not module.bias.any()
+
+
+def test_a_tiny_image_is_translated():
+    """Smaller than the network takes: reflected as far as it needs, and cropped back."""
+    from img2img.inference import Policy, Translator
+    from img2img.tasks import Paired
+
+    network = ResNet(3, 3, width=4, blocks=6)
+    translator = Translator(network, Paired(), Policy())
+    image = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)
+    assert translator(image).shape == (3, 5, 3)

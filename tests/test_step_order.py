@@ -61,7 +61,7 @@ def test_the_generator_sees_that_discriminator(sees):
     assert losses["adversarial"].item() == pytest.approx(fooled.item(), rel=1e-12)
     wrong, _ = objective(old["generator"], other, source, target)
     assert losses["adversarial"].item() != pytest.approx(wrong.item(), rel=1e-4)
-    # Adam's first step is the rate times g / (|g| + epsilon): its two corrected means are g and g**2.
+    # Adam's first step is the rate times g / (|g| + epsilon): its means are g and g**2.
     (fooled + distance).backward()
     for before, after in zip(
         old["generator"].parameters(), method.generator.parameters(), strict=True

@@ -182,20 +182,8 @@ def smeared(image):
     return np.array(Image.open(saved))
 
 
-def test_labels_snap_to_the_nearest_colour_of_the_palette():
-    jpeg = smeared(label_map())
-    assert len(np.unique(jpeg.reshape(-1, 3), axis=0)) > 100
-    found = to_image(Labels(palette=PALETTE).encode_source(jpeg))
-    for row, snapped in zip(
-        jpeg.reshape(-1, 3).tolist(), found.reshape(-1, 3).tolist(), strict=True
-    ):
-        distances = [
-            sum((a - b) ** 2 for a, b in zip(row, colour, strict=True)) for colour in PALETTE
-        ]
-        assert distances[PALETTE.index(snapped)] == min(distances)
-
-
 def test_labels_repair_a_map_that_was_saved_as_jpeg():
+    """In areas as small as JPEG's own blocks; tests/test_labels.py measures larger ones."""
     clean = label_map()
     found = to_image(Labels(palette=PALETTE).encode_source(smeared(clean)))
     assert (found == clean).all(axis=-1).mean() > 0.97
@@ -217,7 +205,7 @@ def test_only_label_maps_are_resized_to_the_nearest_pixel():
         ([[0, 0]], r"not \[0, 0\]"),
         ([[0, 0, 0], [0, 0, 256]], r"not \[0, 0, 256\]"),
         ([[0, 0, 0], [-1, 0, 0]], r"not \[-1, 0, 0\]"),
-        ([[1, 2, 3]], "at least two"),
+        ([[1, 2, 3]], "two to 256 colours, not 1"),
     ],
 )
 def test_labels_refuse_a_palette_that_is_none(palette, message):

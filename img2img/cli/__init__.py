@@ -10,7 +10,7 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from img2img.cli import check, infer, listing, new, run, show
+from img2img.cli import check, data, import_, infer, listing, new, run, show
 from img2img.cli.options import DebugOption, wants_debug
 from img2img.errors import Img2ImgError, Interrupted, RecipeError
 
@@ -30,6 +30,8 @@ app.command("check")(check.check)
 app.command("list")(listing.list_components)
 app.command("show")(show.show)
 app.command("new")(new.new)
+app.command("import")(import_.import_)
+app.add_typer(data.app, name="data")
 
 
 @app.callback(invoke_without_command=True)

@@ -86,7 +86,9 @@ def check(
             console.print(f"  and {len(problems) - SHOWN} more; --json lists all")
     if problems:
         total = sum(findings.pairs for findings in seen.data.values())
-        raise DataError(f"{len(problems)} of {total} pairs cannot be used; remove or mend them")
+        # So many are not odd ones out: the recipe says something else than the data.
+        cure = "remove or mend them" if 2 * len(problems) <= total else "the reasons say what to do"
+        raise DataError(f"{len(problems)} of {total} pairs cannot be used; {cure}")
 
 
 @dataclass
@@ -101,7 +103,7 @@ def _look(path: Path, plugins: Plugins, overrides: Sequence[str], console: Conso
     import torch
     from rich.progress import Progress
 
-    from img2img.assemble import build_networks, build_source, refuse_broken
+    from img2img.assemble import build_networks, build_source, judge_of, refuse_broken
     from img2img.data.checking import look_through
     from img2img.recipe_parser import load_recipe
 
@@ -120,5 +122,7 @@ def _look(path: Path, plugins: Plugins, overrides: Sequence[str], console: Conso
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for split, source in sources.items():
             bar = progress.add_task(f"looking through {split}", total=len(source))
-            data[split] = look_through(source, partial(progress.advance, bar))
+            data[split] = look_through(
+                source, partial(progress.advance, bar), judge_of(task, recipe.data.direction)
+            )
     return _Seen(about, parameters, data)

@@ -66,7 +66,7 @@ def infer(
 
     from img2img.cli.values import one_of
     from img2img.data.images import formats
-    from img2img.inference.folder import Job, plan_jobs, translate_files
+    from img2img.inference.folder import INDEXED, Job, plan_jobs, translate_files
 
     one_of("--precision", precision, ("auto", "float32", "bfloat16"))
     if format is not None:
@@ -75,7 +75,9 @@ def infer(
         one_of("--split", split, ("left", "right"))
     # Before the model, which takes longer: the answer to a wrong path should be quick.
     suffix = f".{format}" if format else None
-    jobs = plan_jobs(input, output, suffix, overwrite=overwrite)
+    # A model that gives classes may rename this one, so whether it is already there shows below.
+    renamed = suffix is None and input.suffix.lower() not in INDEXED
+    jobs = plan_jobs(input, output, suffix, overwrite=overwrite or renamed)
 
     from img2img.engine.precision import resolve_device
     from img2img.rebuild import load_translator
@@ -89,6 +91,9 @@ def infer(
     plugins = load_plugins_for(plugin)
     translator = load_translator(
         model, plugins.registry, device=resolve_device(device), precision=precision, seed=seed
+    )
+    jobs = plan_jobs(
+        input, output, suffix, overwrite=overwrite, indexed=translator.palette is not None
     )
     console = Console(stderr=True, quiet=quiet, markup=False)
     bar = iter(

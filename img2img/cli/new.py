@@ -73,6 +73,7 @@ def recipe_text(name: str, data: Path, seen: Survey) -> str:
         f"# A guess: {because.get('task', 'line drawings, made from the images')}.",
         "# Others: img2img list tasks",
         f"name = {_quoted(seen.task)}",
+        *_palette_lines(seen.palette),
         "",
         "[data]",
         f"# {because['source'][0].upper()}{because['source'][1:]}.",
@@ -124,6 +125,17 @@ def recipe_text(name: str, data: Path, seen: Survey) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _palette_lines(palette: str | None) -> list[str]:
+    """The palette of label maps, if it is one that ships."""
+    if palette is None:
+        return []
+    return [
+        "# Gives each pixel the colour of its class, which repairs what JPEG smeared. Without it,",
+        "# colours are fed as they are. The other way, photo to labels, is the task photo2labels.",
+        f"palette = {_quoted(palette)}",
+    ]
 
 
 def _quoted(text: str) -> str:

@@ -75,8 +75,8 @@ def _show_preset(name: str, json: bool) -> None:
             {"key": f.key, "value": f.value(preset), "about": f.about, "source": f.source}
             for f in FORKS
         ]
-        about = {"kind": "preset", "name": name, "summary": SUMMARIES[preset], "choices": choices}
-        print(json_module.dumps(about, indent=2))
+        shown = {"kind": "preset", "name": name, "summary": SUMMARIES[preset], "choices": choices}
+        print(json_module.dumps(shown, indent=2))
         return
     console = Console()
     console.print(Text.assemble("preset ", (name, "bold"), f"\n\n{SUMMARIES[preset]}"))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from img2img.data.images import Image
 from img2img.data.source import PairSource
 from img2img.errors import ImageError
 
@@ -37,15 +38,28 @@ class Findings:
         return texts[0] if len(self.sizes) == 1 else f"{texts[0]} to {texts[1]}"
 
 
-def look_through(source: PairSource, on_pair: Callable[[], None] = lambda: None) -> Findings:
-    """Decode every pair, in parallel, and say which cannot be used and why."""
+def look_through(
+    source: PairSource,
+    on_pair: Callable[[], None] = lambda: None,
+    judge: Callable[[Image, Image], str | None] | None = None,
+) -> Findings:
+    """Decode every pair, in parallel, and say which cannot be used and why.
+
+    Args:
+        source: the pairs of one split.
+        on_pair: called after each.
+        judge: given a pair's first and second image, says why the task cannot use them, or None.
+    """
     findings = Findings(len(source))
 
     def look(index: int) -> Size | tuple[str, str]:
         try:
-            first, _ = source.pair(index)
+            first, second = source.pair(index)
         except ImageError as error:
             return (str(error.path), error.reason)
+        odd = judge(first, second) if judge is not None else None
+        if odd is not None:
+            return (source.name(index), odd)
         return (first.shape[1], first.shape[0])
 
     # Decoders release the interpreter, so threads are enough.

@@ -23,8 +23,8 @@ class Damaged:
     the detail that photographs really have.
 
     Args:
-        damage: `noise`, `blur`, `shrink` (shrunk and enlarged again, for super-resolution) or `hole`
-            (a grey rectangle in the middle, for inpainting).
+        damage: `noise`, `blur`, `shrink` (shrunk and enlarged again, for super-resolution) or
+            `hole` (a grey rectangle in the middle, for inpainting).
         noise: least and most standard deviation of the Gaussian noise, in levels of 256.
         blur: least and most sigma of the Gaussian blur, in pixels.
         shrink: by what factor images are shrunk before they are enlarged again.

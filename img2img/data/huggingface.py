@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
-from img2img.data.images import Image, Split, to_rgb
+from img2img.data.images import Image, Split, hold_out, to_rgb
 from img2img.errors import DataError, ImageError
 
 # What a part of a file's path says about its split. Whole words, as in train-00000-of-00004.
@@ -91,7 +91,7 @@ class HuggingFace:
             raise _unreadable(self.root, error) from error
         self.rows = rows
         indices = range(len(rows))
-        self.indices = indices if val is not None else _hold_out(indices, split)
+        self.indices = indices if val is not None else hold_out(indices, split)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -274,14 +274,6 @@ def _decode(cell: Any, place: Path, column: str) -> Image:
     except Exception as error:
         said = _words(error)
         raise ImageError(place, f"column {column!r} cannot be read ({said})") from error
-
-
-def _hold_out(indices: range, split: Split) -> list[int]:
-    """Every tenth row for validation, as of files."""
-    if len(indices) < 2:
-        return list(indices)
-    kept = set(indices[9::10] or indices[-1:])
-    return [index for index in indices if (index in kept) == (split == "val")]
 
 
 def _unreadable(root: str, error: Exception) -> DataError:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from img2img.errors import DataError, ImageError
 
 Image = NDArray[np.uint8]
 Split = Literal["train", "val"]
+Item = TypeVar("Item")
 Format = Literal["png", "jpg", "webp", "tiff"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -65,8 +67,13 @@ def to_rgb(picture: PillowImage.Image) -> Image:
     return np.array(picture.convert("RGB"))
 
 
-def write_image(path: Path, image: Image) -> None:
+def write_image(path: Path, image: Image, palette: Image | None = None) -> None:
     """Write (H, W, 3) uint8 in the format of the path's suffix: whole, or not at all.
+
+    Args:
+        path: where to; its suffix says in which format.
+        image: the pixels.
+        palette: colours (N, 3); the file then holds their indices, which PNG and TIFF can.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -79,12 +86,31 @@ def write_image(path: Path, image: Image) -> None:
     os.close(handle)
     temporary = Path(name)
     try:
-        PillowImage.fromarray(image).save(temporary, **options)
+        picture = PillowImage.fromarray(image) if palette is None else to_indexed(image, palette)
+        picture.save(temporary, **options)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def to_indexed(image: Image, palette: Image) -> PillowImage.Image:
+    """(H, W, 3) in the colours of a palette (N, 3) as a Pillow image of indices into it, mode P.
+
+    Raises:
+        ValueError: it has another colour than those.
+    """
+    weights = np.array([1 << 16, 1 << 8, 1])
+    codes, wanted = image @ weights, palette @ weights
+    order = np.argsort(wanted, kind="stable")
+    place = np.searchsorted(wanted[order], codes).clip(max=len(order) - 1)
+    index = order[place]
+    if (wanted[index] != codes).any():
+        raise ValueError("the image has colours that the palette lacks")
+    picture = PillowImage.fromarray(index.astype(np.uint8))
+    picture.putpalette(palette.astype(np.uint8).tobytes())
+    return picture
 
 
 def resize_image(
@@ -136,10 +162,10 @@ def split_images(root: Path, split: Split) -> list[Path]:
     return images if held_out is not None else hold_out(images, split)
 
 
-def hold_out(items: list[Path], split: Split) -> list[Path]:
+def hold_out(items: Sequence[Item], split: Split) -> list[Item]:
     """Every tenth item for validation, at least one where there are two; the others to train on."""
-    if len(items) == 1:
-        return items
+    if len(items) < 2:
+        return list(items)
     kept = set(items[9::10] or items[-1:])
     return [item for item in items if (item in kept) == (split == "val")]
 

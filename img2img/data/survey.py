@@ -12,6 +12,7 @@ from img2img.data.images import Image, image_size, read_image, split_images
 from img2img.data.side_by_side import split_halves
 from img2img.data.two_folders import TwoFolders
 from img2img.errors import DataError, ImageError
+from img2img.tasks.classes import matching_palette
 
 # Enough to tell a layout; a folder may hold a million.
 LOOKED_AT = 24
@@ -26,6 +27,7 @@ class Survey:
         folders: names of the two folders, for `two_folders`.
         direction: which side looks like the source.
         task: which task the pairs look like.
+        palette: the shipped palette whose colours the sources have, if any.
         pairs: how many there are to train on.
         size: the smaller side of a typical image, in pixels.
         reasons: what each guess rests on, for the comments of a recipe.
@@ -38,6 +40,7 @@ class Survey:
     pairs: int
     size: int
     reasons: dict[str, str]
+    palette: str | None = None
 
 
 def survey(root: Path) -> Survey:
@@ -79,8 +82,12 @@ def survey(root: Path) -> Survey:
     plain = 0 if direction == "AtoB" else 1
     reasons["direction"] = f"the {('first', 'second')[plain]} image of a pair has fewer colours"
     sources = [pair[plain] for pair in samples]
-    task, reasons["task"] = _task_of(sources)
-    return Survey(source, folders, direction, task, count, size, reasons)
+    palette = _common_palette(sources)
+    if palette is not None:
+        task, reasons["task"] = "labels", f"the sources have the colours of {palette}"
+    else:
+        task, reasons["task"] = _task_of(sources)
+    return Survey(source, folders, direction, task, count, size, reasons, palette)
 
 
 def _two_folders(root: Path) -> tuple[str, str] | None:
@@ -132,8 +139,22 @@ def _variety(image: Image) -> float:
     return float(-(share * np.log2(share)).sum())
 
 
+def _common_palette(sources: list[Image]) -> str | None:
+    """The shipped palette of most of the sources."""
+    # A drawing on black ground is near Cityscapes' black.
+    if _is_grey(sources):
+        return None
+    found = [matching_palette(image) for image in sources]
+    likely = max(found, key=found.count)
+    return likely if 2 * found.count(likely) > len(found) else None
+
+
+def _is_grey(sources: list[Image]) -> bool:
+    return bool(np.mean([np.ptp(image.astype(np.int16), axis=-1).mean() for image in sources]) < 6)
+
+
 def _task_of(sources: list[Image]) -> tuple[str, str]:
-    grey = np.mean([np.ptp(image.astype(np.int16), axis=-1).mean() for image in sources]) < 6
+    grey = _is_grey(sources)
     light = np.mean([(image.min(axis=-1) > 200).mean() for image in sources])
     variety = np.mean([_variety(image) for image in sources])
     if grey and light > 0.6:

@@ -38,7 +38,7 @@ def check_contents(root: Path, data: DataSet) -> dict[str, int]:
     for split, expected in data.pairs.items():
         files = _images(root / split)
         pairs[split] = len(files)
-        # The archive's own checks have seen its end, so this tells another archive, not half of one.
+        # The archive's own checks have seen its end: this tells another archive, not half of one.
         # Counts of training pairs are well known; some of the others are recalled.
         if len(files) < (expected if split == "train" else 1):
             raise BadArchiveError(

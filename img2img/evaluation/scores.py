@@ -54,7 +54,8 @@ def validate(
     """Mean scores over validation pairs, evenly chosen; unreadable ones are left out.
 
     Returns:
-        `l1`, `psnr`, `ssim`; empty if no pair could be read.
+        `l1`, `psnr`, `ssim` of what is shown; `accuracy`, the share of pixels with the right class,
+        where targets are classes. Empty if no pair could be read.
     """
     task = translator.task
     scores = []
@@ -62,23 +63,31 @@ def validate(
         output = translator.translate(source[None]).cpu()[0]
         shown = task.decode_target(output, source), task.decode_target(target, source)
         scores.append(score_images(*shown))
+        if translator.palette is not None:
+            right = output.argmax(dim=0) == target.argmax(dim=0)
+            scores[-1]["accuracy"] = float(right.float().mean())
     return _means(scores)
 
 
 def baselines(
     train: PairDataset, validation: PairDataset, task: Task, most: int = MOST_PAIRS
 ) -> dict[str, float]:
-    """L1 of two answers that need no model; a model worth having beats both.
+    """Scores of answers that need no model; a model worth having beats them.
 
     Returns:
-        `l1_source`: handing back the source; `l1_mean_target`: the mean of the training targets.
-        Both datasets must give images of one size.
+        `l1_source`: handing back the source; `l1_mean_target`: the mean of the training targets;
+        `accuracy_most_frequent`, where targets are classes: the training targets' most frequent
+        class everywhere. Both datasets must give images of one size.
     """
     total: NDArray[np.float64] | None = None
+    has_classes = getattr(task, "palette", None) is not None
+    pixels = torch.zeros(task.target_channels, dtype=torch.float64)
     count = 0
     for source, target in readable(train, spread(len(train), most)):
         image = task.decode_target(target, source).astype(np.float64)
         total = image if total is None else total + image
+        if has_classes:
+            pixels += target.sum(dim=(1, 2))
         count += 1
     if total is None:
         return {}
@@ -93,6 +102,8 @@ def baselines(
                 "l1_mean_target": float(np.abs(mean - image).mean() / 255),
             }
         )
+        if has_classes:
+            scores[-1]["accuracy_most_frequent"] = float(target[pixels.argmax()].mean())
     return _means(scores)
 
 

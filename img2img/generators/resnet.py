@@ -97,6 +97,7 @@ class ResNet(nn.Module):
                 f"{SMALLEST}; {image_size} is not: use {sizes} pixels"
             )
         self.size_multiple = MULTIPLE
+        self.size_least = SMALLEST
         bias = conv_bias(norm)
         self.encoder = nn.Sequential(
             nn.ReflectionPad2d(3),

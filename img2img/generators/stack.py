@@ -107,7 +107,7 @@ def build_decoder(
     skips: bool,
     activation: Activation,
 ) -> nn.ModuleList:
-    """The way up, a module a layer, the last with `activation`; with `skips` its inputs are twice as wide.
+    """The way up, a module a layer, the last with `activation`; `skips` double its inputs.
 
     Raises:
         ValueError: a dropout layer that is not there, or a rate outside [0, 1).

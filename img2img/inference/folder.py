@@ -15,6 +15,8 @@ from img2img.errors import ImageError, RequestError
 from img2img.inference.translator import Translator
 
 WRITABLE = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
+# What can hold class indices with their palette.
+INDEXED = frozenset({".png", ".tif", ".tiff"})
 Half = Literal["left", "right"]
 
 
@@ -35,7 +37,9 @@ class Outcome:
     failed: dict[Path, str] = field(default_factory=dict)
 
 
-def plan_jobs(source: Path, output: Path, suffix: str | None, *, overwrite: bool) -> list[Job]:
+def plan_jobs(
+    source: Path, output: Path, suffix: str | None, *, overwrite: bool, indexed: bool = False
+) -> list[Job]:
     """Which file goes where: a file to a file or into a folder, a folder to a folder like it.
 
     Args:
@@ -43,10 +47,19 @@ def plan_jobs(source: Path, output: Path, suffix: str | None, *, overwrite: bool
         output: a folder; or a file, when `source` is one and this has an image suffix.
         suffix: of every output, such as `.png`; None keeps each input's own if it can be written.
         overwrite: existing outputs will be replaced.
+        indexed: outputs are class indices, so formats without a palette are refused, and inputs in
+            them become `.png`.
 
     Raises:
-        RequestError: nothing to do, or outputs that would collide with each other or with inputs.
+        RequestError: nothing to do, an output format that cannot be, or outputs that would collide
+            with each other or with inputs.
     """
+    writable = INDEXED if indexed else WRITABLE
+    if indexed and suffix is not None and suffix.lower() not in INDEXED:
+        raise RequestError(
+            f"this model gives classes, and --format {suffix[1:]} cannot hold them exactly: use "
+            f"--format png or tiff, or leave it out"
+        )
     if source.is_file():
         names_file = output.suffix.lower() in WRITABLE and not output.is_dir()
         if not names_file and not output.is_dir() and output.suffix[1:].isalpha():
@@ -54,9 +67,14 @@ def plan_jobs(source: Path, output: Path, suffix: str | None, *, overwrite: bool
                 f"images cannot be written as {output.suffix}: end the output in one of "
                 f"{', '.join(sorted(WRITABLE))}, or name a folder"
             )
+        if names_file and output.suffix.lower() not in writable:
+            raise RequestError(
+                f"this model gives classes, and {output.suffix} cannot hold them exactly: end the "
+                f"output in .png or .tiff"
+            )
         if names_file and suffix and not _same_format(output.suffix, suffix):
             raise RequestError(f"the output {output} and --format {suffix[1:]} disagree")
-        target = output if names_file else output / _rename(Path(source.name), suffix)
+        target = output if names_file else output / _rename(Path(source.name), suffix, writable)
         jobs = [Job(source, target)]
         if target.exists() and not overwrite:
             raise RequestError(f"{target} is already there; use --overwrite to replace it")
@@ -69,7 +87,7 @@ def plan_jobs(source: Path, output: Path, suffix: str | None, *, overwrite: bool
             raise RequestError("input and output are the same folder; give the results their own")
         if not found:
             raise RequestError(f"no images below {source}")
-        jobs = [Job(f, output / _rename(f.relative_to(source), suffix)) for f in found]
+        jobs = [Job(f, output / _rename(f.relative_to(source), suffix, writable)) for f in found]
     else:
         raise RequestError(f"there is no file or folder {source}")
     taken: dict[Path, Path] = {}
@@ -126,7 +144,7 @@ def translate_files(
         for (job, _), result in zip(good, results, strict=True):
             try:
                 job.output.parent.mkdir(parents=True, exist_ok=True)
-                write_image(job.output, result)
+                write_image(job.output, result, translator.palette)
             except OSError as error:
                 raise RequestError(
                     f"cannot write {job.output}: {error.strerror or error}"
@@ -164,9 +182,9 @@ def _loaded(
                 yield list(group)
 
 
-def _rename(path: Path, suffix: str | None) -> Path:
+def _rename(path: Path, suffix: str | None, writable: frozenset[str]) -> Path:
     if suffix is None:
-        return path if path.suffix.lower() in WRITABLE else path.with_suffix(".png")
+        return path if path.suffix.lower() in writable else path.with_suffix(".png")
     return path if _same_format(path.suffix, suffix) else path.with_suffix(suffix)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from torch import Tensor, nn
 
-from img2img.data.images import Image, resize_image, to_rgb
+from img2img.data.images import Image, resize_image, to_indexed, to_rgb
 from img2img.inference.policy import Policy, apply_policy
 from img2img.tasks.base import Task
 
@@ -32,7 +32,9 @@ class Translator:
     Attributes:
         module: the network, (B, C, H, W) float32 in [-1, 1].
         task: as given.
+        palette: colours (N, 3) of the classes that outputs are, or None where they are images.
         size_multiple: pixels that the network's height and width must be a multiple of.
+        size_least: pixels that both must have at least.
     """
 
     def __init__(
@@ -47,13 +49,18 @@ class Translator:
         self._noise = apply_policy(network, policy)
         self.module = network.requires_grad_(False)
         self.task = task
+        self.palette: Image | None = getattr(task, "palette", None)
         self.device = torch.device(device)
         self.seed = seed
         self.scale = policy.scale
         self.size_multiple = int(getattr(network, "size_multiple", 1))
+        self.size_least = int(getattr(network, "size_least", 1))
 
     def __call__(self, image: AnyImage) -> AnyImage:
         """Translate one image: what goes in is what comes out.
+
+        Where outputs are classes, a PIL image comes back as one of mode P whose values are the
+        classes, an array as their colours, and a tensor as probabilities (N, H, W).
 
         Args:
             image: a PIL image of any 8-bit mode; an array (H, W, 3) or (H, W) of uint8; or a tensor
@@ -64,7 +71,10 @@ class Translator:
             ValueError: an array or tensor of another shape.
         """
         if isinstance(image, PillowImage.Image):
-            return PillowImage.fromarray(self.translate_images([to_rgb(image)])[0])
+            result = self.translate_images([to_rgb(image)])[0]
+            if self.palette is not None:
+                return to_indexed(result, self.palette)
+            return PillowImage.fromarray(result)
         if isinstance(image, Tensor):
             if image.ndim not in (3, 4) or image.shape[-3] != self.task.source_channels:
                 raise ValueError(
@@ -103,11 +113,12 @@ class Translator:
             small = [self.task.encode_source(resize_image(image, seen, how)) for image in images]
             outputs = self.translate(torch.stack(small)).cpu()
             nearest = self.task.target_interpolation == "nearest"
+            mode = "nearest-exact" if nearest else "bicubic"
+            if self.palette is not None:
+                # Classes cannot be mixed, but their probabilities can; cubic would leave [0, 1].
+                mode = "bilinear"
             outputs = torch.nn.functional.interpolate(
-                outputs,
-                (height, width),
-                mode="nearest-exact" if nearest else "bicubic",
-                antialias=not nearest,
+                outputs, (height, width), mode=mode, antialias=mode != "nearest-exact"
             )
         return [self.task.decode_target(o, s) for o, s in zip(outputs, sources, strict=True)]
 
@@ -120,7 +131,7 @@ class Translator:
         """
         height, width = sources.shape[-2:]
         self._noise.seeds = [self._seed_of(source) for source in sources]
-        padded = reflect_to_multiple(sources, self.size_multiple)
+        padded = reflect_to_multiple(sources, self.size_multiple, self.size_least)
         output: Tensor = self.module(padded.to(self.device, torch.float32))
         self._noise.seeds = ()
         return output.float()[..., :height, :width]
@@ -131,11 +142,11 @@ class Translator:
         return (zlib.crc32(content) << 31) ^ self.seed
 
 
-def reflect_to_multiple(images: Tensor, multiple: int) -> Tensor:
+def reflect_to_multiple(images: Tensor, multiple: int, least: int = 1) -> Tensor:
     """Extend (B, C, H, W) right and below by reflection until both sides are a multiple."""
     for axis in (-2, -1):
         size = images.shape[axis]
-        wanted = -(-size // multiple) * multiple
+        wanted = -(-max(size, least) // multiple) * multiple
         if wanted != size:
             # Reflects as often as it takes: torch's own padding stops at the image's size.
             period = max(1, 2 * (size - 1))

@@ -3,7 +3,7 @@
 from img2img.tasks.base import Interpolation, Task
 from img2img.tasks.colorization import Colorization
 from img2img.tasks.edges import Edges
-from img2img.tasks.labels import Labels
+from img2img.tasks.labels import Labels, PhotoToLabels
 from img2img.tasks.paired import Maps, Paired
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "Labels",
     "Maps",
     "Paired",
+    "PhotoToLabels",
     "Task",
 ]

@@ -1,58 +1,109 @@
-"""Label maps to photographs."""
+"""Label maps to photographs, and photographs to label maps."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
-import numpy as np
 from torch import Tensor
 
 from img2img.tasks.base import Image, Interpolation, to_image, to_tensor
+from img2img.tasks.classes import explain_misfit, from_probabilities, to_classes, to_one_hot
+from img2img.tasks.palettes import find_palette
 
 
 class Labels:
-    """Label map to photograph: the source is a map whose colours stand for classes, fed as RGB.
+    """Label map to photograph: the source is a map whose colours stand for classes.
 
     Label maps are resized to the nearest pixel, because a mixture of two colours may be a third
     class. Source: arXiv 1611.07004, section 6.2 (facades, Cityscapes), where they are fed as RGB.
 
     Args:
-        palette: the classes' colours as [r, g, b]; each pixel then takes the nearest of them, which
-            repairs maps that were saved as JPEG. Empty leaves the colours as they are.
+        palette: the classes' colours, as the name of a palette that ships (`facades`, `cityscapes`)
+            or as [r, g, b] each. Every pixel then takes the colour of its class, which repairs maps
+            that were saved as JPEG. Empty leaves the colours as they are.
+        encoding: `rgb` feeds the colours, as the paper does; `onehot` a channel for each class of
+            the palette, so that no class is nearer to another than to a third.
     """
 
-    source_channels = 3
     target_channels = 3
     source_interpolation: Interpolation = "nearest"
     target_interpolation: Interpolation = "smooth"
 
-    def __init__(self, *, palette: Sequence[Sequence[int]] = ()) -> None:
-        for colour in palette:
-            if len(colour) != 3 or not all(0 <= level <= 255 for level in colour):
-                raise ValueError(f"palette holds [r, g, b] from 0 to 255, not {list(colour)}")
-        if len(palette) == 1:
-            raise ValueError("palette needs at least two colours")
-        self.palette = np.array(palette, dtype=np.uint8).reshape(-1, 3)
+    def __init__(
+        self,
+        *,
+        palette: str | Sequence[Sequence[int]] = "",
+        encoding: Literal["rgb", "onehot"] = "rgb",
+    ) -> None:
+        # Not `palette`, which would say that the targets are classes.
+        self.colours = find_palette(palette) if len(palette) else None
+        if encoding == "onehot" and self.colours is None:
+            raise ValueError("encoding = 'onehot' needs a palette, such as palette = 'facades'")
+        self.encoding = encoding
+        self.source_channels = 3
+        if encoding == "onehot" and self.colours is not None:
+            self.source_channels = len(self.colours)
 
     def encode_source(self, image: Image) -> Tensor:
-        return to_tensor(self._snap(image) if len(self.palette) else image)
+        if self.colours is None:
+            return to_tensor(image)
+        classes = to_classes(image, self.colours)
+        if self.encoding == "onehot":
+            return to_one_hot(classes, len(self.colours))
+        return to_tensor(self.colours[classes])
 
     def encode_target(self, image: Image) -> Tensor:
         return to_tensor(image)
 
     def decode_source(self, source: Tensor) -> Image:
+        if self.encoding == "onehot" and self.colours is not None:
+            return from_probabilities(source, self.colours)
         return to_image(source)
 
     def decode_target(self, target: Tensor, source: Tensor) -> Image:
         return to_image(target)
 
-    def _snap(self, image: Image) -> Image:
-        best = np.full(image.shape[:2], np.iinfo(np.int32).max, dtype=np.int32)
-        index = np.zeros(image.shape[:2], dtype=np.intp)
-        # A colour at a time: all distances at once would take palette times the image's memory.
-        for i, colour in enumerate(self.palette.astype(np.int32)):
-            distance = np.square(image.astype(np.int32) - colour).sum(axis=-1)
-            closer = distance < best
-            best[closer], index[closer] = distance[closer], i
-        snapped: Image = self.palette[index]
-        return snapped
+    def misfit(self, source: Image, target: Image) -> str | None:
+        """Why a pair's source is no label map in the palette's colours, or None."""
+        if self.colours is None:
+            return None
+        return explain_misfit(source, target, self.colours, "source")
+
+
+class PhotoToLabels:
+    """Photograph to label map: the output is a probability for each class of a palette.
+
+    Shown and written as the likeliest class, in the palette's colours. Wants a loss for classes
+    such as `cross_entropy`. Departure from arXiv 1611.07004, section 4.6, which paints label maps
+    in RGB: for that, use `paired`.
+
+    Args:
+        palette: the classes' colours, as the name of a palette that ships (`facades`, `cityscapes`)
+            or as [r, g, b] each. Target pixels belong to the class of the nearest colour, so maps
+            that were saved as JPEG will do.
+    """
+
+    source_channels = 3
+    source_interpolation: Interpolation = "smooth"
+    target_interpolation: Interpolation = "nearest"
+
+    def __init__(self, *, palette: str | Sequence[Sequence[int]] = "facades") -> None:
+        self.palette = find_palette(palette)
+        self.target_channels = len(self.palette)
+
+    def encode_source(self, image: Image) -> Tensor:
+        return to_tensor(image)
+
+    def encode_target(self, image: Image) -> Tensor:
+        return to_one_hot(to_classes(image, self.palette), len(self.palette))
+
+    def decode_source(self, source: Tensor) -> Image:
+        return to_image(source)
+
+    def decode_target(self, target: Tensor, source: Tensor) -> Image:
+        return from_probabilities(target, self.palette)
+
+    def misfit(self, source: Image, target: Image) -> str | None:
+        """Why a pair's target is no label map in the palette's colours, or None."""
+        return explain_misfit(target, source, self.palette, "target")

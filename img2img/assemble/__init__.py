@@ -1,0 +1,147 @@
+"""Where names become objects: a recipe into a run. `rebuild.py` does the same for a model."""
+
+from __future__ import annotations
+
+import torch
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from img2img.assemble.datasets import (
+    build_datasets,
+    build_source,
+    check_pairs,
+    judge_of,
+    seen_scale,
+)
+from img2img.assemble.networks import activation_of, build_networks
+from img2img.assemble.problems import Problems
+from img2img.bundle import BundleInfo
+from img2img.data.loading import steps_per_epoch
+from img2img.engine.checkpoint import find_checkpoints
+from img2img.engine.directory import RunDirectory
+from img2img.engine.precision import resolve_precision
+from img2img.engine.run import Plan, Run
+from img2img.engine.schedule import Schedule
+from img2img.environment import version
+from img2img.inference import Policy
+from img2img.plugins import Plugins
+from img2img.recipe import Recipe, TrainSettings
+
+__all__ = [
+    "assemble",
+    "build_datasets",
+    "build_networks",
+    "build_source",
+    "judge_of",
+    "refuse_broken",
+]
+
+
+def assemble(
+    recipe: Recipe,
+    plugins: Plugins,
+    directory: RunDirectory,
+    *,
+    device: torch.device,
+    precision: str | None = None,
+) -> Run:
+    """Everything a run needs. Weights are drawn here, from the recipe's seed.
+
+    Args:
+        recipe: what to train.
+        plugins: where its names are looked up.
+        directory: where the run will write; nothing is written here.
+        device: where to train.
+        precision: `auto`, `float32` or `bfloat16` instead of the recipe's.
+
+    Raises:
+        RecipeError: settings that a component refuses, all of them at once.
+        DataError: the data is missing, empty or does not pair up.
+    """
+    refuse_broken(recipe, plugins)
+    resolved = resolve_precision(precision or recipe.train.precision, device)
+    torch.manual_seed(recipe.train.seed)
+    # Weights of a checkpoint follow, so none need be fetched for a run that goes on.
+    fresh = not find_checkpoints(directory)
+    task, method = build_networks(recipe, plugins.registry, device, resolved, initialize=fresh)
+    data = build_datasets(recipe, plugins.registry, task)
+    sizes = check_pairs(data.train.pairs, recipe, task)
+    scale = [1.0, 1.0]
+    if recipe.data.resize:
+        scale = seen_scale(sizes, recipe.data.test_size or recipe.data.crop_size)
+    train = recipe.train
+    per_epoch = steps_per_epoch(len(data.train), train.batch_size)
+    plan = Plan(
+        total_steps=train.steps or (train.epochs or 0) * per_epoch,
+        batch_size=train.batch_size,
+        seed=train.seed,
+        log_every=train.log_every,
+        sample_every=train.sample_every,
+        checkpoint_every=train.checkpoint_every,
+        validate_every=train.validate_every,
+        sample_count=train.sample_count,
+        keep_checkpoints=train.keep_checkpoints,
+        schedule=_schedule(train),
+        ema_decay=train.ema_decay,
+        workers=_worker_count(recipe.data.workers, device),
+    )
+    generator = plugins.registry.get("generator", recipe.generator.name)
+    bundle = BundleInfo(
+        name=recipe.name,
+        task={
+            "name": recipe.task.name,
+            "settings": recipe.to_dict()["task"],
+            "origin": plugins.registry.get("task", recipe.task.name).origin,
+        },
+        generator={
+            "name": recipe.generator.name,
+            "settings": recipe.to_dict()["generator"],
+            "in_channels": task.source_channels,
+            "out_channels": task.target_channels,
+            "image_size": recipe.data.crop_size,
+            "activation": activation_of(task),
+            "origin": generator.origin,
+        },
+        inference={**recipe.inference.model_dump(), "scale": scale},
+        trained={"img2img": version(), "recipe": recipe.name},
+    )
+    for part in (bundle.task, bundle.generator):
+        part["settings"].pop("name")
+    return Run(
+        directory=directory,
+        method=method,
+        task=task,
+        train_pairs=data.train,
+        still_pairs=data.still,
+        validation_pairs=data.validation,
+        plan=plan,
+        policy=Policy(**bundle.inference),
+        device=device,
+        bundle=bundle,
+        recipe=recipe.to_dict(),
+    )
+
+
+def refuse_broken(recipe: Recipe, plugins: Plugins) -> None:
+    """Raise a RecipeError for plugins that the recipe requires and that could not be loaded."""
+    problems = Problems(recipe)
+    for i, requirement in enumerate(recipe.requires):
+        name = canonicalize_name(Requirement(requirement).name)
+        for origin, reason in plugins.broken.items():
+            if canonicalize_name(origin) == name:
+                problems.add(("requires", i), f"{requirement} cannot be loaded: {reason}")
+    problems.raise_any()
+
+
+def _schedule(train: TrainSettings) -> Schedule:
+    # A cosine usually begins to fall at once, a line after a while.
+    usual = 0.0 if train.schedule == "cosine" else 0.5
+    start = usual if train.decay_from is None else train.decay_from
+    return Schedule(train.schedule, start, train.decay_every, train.decay_factor)
+
+
+def _worker_count(workers: int | None, device: torch.device) -> int:
+    if workers is not None:
+        return workers
+    # On a CPU the step itself wants every core, and another process only takes them away.
+    return 0 if device.type == "cpu" else 4

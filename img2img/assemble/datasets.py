@@ -1,0 +1,150 @@
+"""A recipe's source into datasets, and a first look at what they hold."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from img2img.assemble.problems import Problems
+from img2img.data.images import Image, Split
+from img2img.data.loading import PairDataset
+from img2img.data.source import PairSource
+from img2img.errors import DataError, ImageError
+from img2img.evaluation.scores import spread
+from img2img.recipe import Recipe
+from img2img.registry import Registry
+from img2img.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Datasets:
+    """The three views a run has of its data; see `Run`."""
+
+    train: PairDataset
+    still: PairDataset
+    validation: PairDataset
+
+
+def build_datasets(recipe: Recipe, registry: Registry, task: Task) -> Datasets:
+    """The pairs to train on, augmented and not, and those held out.
+
+    Raises:
+        DataError: the data is missing, empty or does not pair up.
+        RecipeError: settings that the source refuses.
+    """
+    # Here, because `infer` needs none of albumentations and would wait a second for it.
+    from img2img.data.augmentation import Augmentation, ColorChange, use_one_thread
+
+    use_one_thread()
+    data = recipe.data
+    assert data.test_size is not None
+    if data.load_size is not None and data.load_size > 1.5 * data.test_size:
+        warnings.warn(
+            f"training sees crops of {data.crop_size} out of {data.load_size} pixels, validation "
+            f"whole images at {data.test_size}: things differ in size. Lower data.load_size (left "
+            f"out, it follows crop_size), or set data.test_size",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    train, held_out = (build_source(recipe, registry, split) for split in ("train", "val"))
+    derive = getattr(train, "degrade", None)
+    swap = data.direction == "BtoA"
+    if derive is not None and swap:
+        problems = Problems(recipe)
+        problems.add(
+            ("data", "direction"),
+            "the source is made from the target here, so it can only be AtoB",
+        )
+        problems.raise_any()
+    prepare = partial(
+        Augmentation,
+        source_interpolation=task.source_interpolation,
+        target_interpolation=task.target_interpolation,
+        derive=derive,
+    )
+    augment = prepare(
+        data.load_size,
+        data.crop_size,
+        mirror=data.mirror,
+        rotate=data.rotate,
+        color=ColorChange(**data.source_color.model_dump()),
+    )
+    still = prepare(data.test_size if data.resize else None, data.test_size, center=True)
+
+    def dataset(pairs: PairSource, transform: Augmentation) -> PairDataset:
+        return PairDataset(pairs, task, transform, swap=swap, seed=recipe.train.seed)
+
+    return Datasets(
+        train=dataset(train, augment),
+        still=dataset(train, still),
+        validation=dataset(held_out, still),
+    )
+
+
+def build_source(recipe: Recipe, registry: Registry, split: Split) -> PairSource:
+    """The pairs of one split as the recipe's source gives them.
+
+    Raises:
+        DataError: the data is missing, empty or does not pair up.
+        RecipeError: settings that the source refuses.
+    """
+    problems = Problems(recipe)
+    component = registry.get("source", recipe.source.name)
+    root = Path(recipe.data.root or ".").expanduser()
+    source: PairSource | None = problems.build(
+        ("data",), component, recipe.source, root=root, split=split
+    )
+    problems.raise_any()
+    assert source is not None
+    return source
+
+
+def judge_of(task: Task, direction: str) -> Callable[[Image, Image], str | None] | None:
+    """What a task has to say of a pair's first and second image, if it judges pairs at all."""
+    misfit: Callable[[Image, Image], str | None] | None = getattr(task, "misfit", None)
+    if misfit is None or direction == "AtoB":
+        return misfit
+    return lambda first, second: misfit(second, first)
+
+
+def check_pairs(pairs: PairSource, recipe: Recipe, task: Task) -> list[tuple[int, int]]:
+    """Look at up to 16 training pairs before a run begins; gives the readable ones' sizes.
+
+    Raises:
+        DataError: the task cannot use most of them, such as photographs where it needs labels. For
+            fewer there is a RuntimeWarning, because a run can do without some.
+    """
+    judge = judge_of(task, recipe.data.direction)
+    sizes: list[tuple[int, int]] = []
+    odd: list[str] = []
+    for index in spread(len(pairs), 16):
+        with contextlib.suppress(ImageError):
+            first, second = pairs.pair(index)
+            sizes.append((first.shape[1], first.shape[0]))
+            reason = judge(first, second) if judge is not None else None
+            if reason is not None:
+                odd.append(f"{pairs.name(index)}: {reason}")
+    if odd:
+        message = (
+            f"{len(odd)} of {len(sizes)} training pairs looked at do not suit the task "
+            f"{recipe.task.name!r}; {odd[0]}"
+        )
+        if 2 * len(odd) > len(sizes):
+            raise DataError(message)
+        warnings.warn(f"{message}. img2img check lists all", RuntimeWarning, stacklevel=2)
+    return sizes
+
+
+def seen_scale(sizes: list[tuple[int, int]], test_size: int) -> list[float]:
+    """Factors on width and height by which validation resizes a typical training image.
+
+    The bundle carries them, so that a folder of the same kind is translated as validation was.
+    """
+    if not sizes:
+        return [1.0, 1.0]
+    return [test_size / statistics.median(side) for side in zip(*sizes, strict=True)]
