@@ -39,7 +39,7 @@ class UNet(nn.Module):
             its common PyTorch port 2, 3, 4. Those that a shallower network lacks are passed over.
         init: how weights are drawn: the paper's N(0, 0.02), xavier, kaiming or orthogonal.
         residual: the source is added to what comes out, so that the network learns the change
-            alone; for repair, where most of the image stays as it is (arXiv 1608.03981, section III-A).
+            alone; for repair, where most of an image stays as it is (arXiv 1608.03981, III-A).
 
     Raises:
         ValueError: the size does not fit the depth, at construction or in forward; `residual` where
