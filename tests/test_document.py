@@ -76,8 +76,11 @@ def test_lines_of_a_real_recipe(name):
     found = lines(text)
     assert len(found) > 15
     for key, line in found.items():
-        last = key.rpartition(".")[2]
-        assert rows[line - 1].startswith(("[[losses]]" if last.isdecimal() else last, f"[{last}]"))
+        table, _, last = key.rpartition(".")
+        # An entry of a list is where its table's header is, or on the line of the list's key.
+        expected = "[[losses]]" if table == "losses" else table.rpartition(".")[2]
+        start = expected if last.isdecimal() else last
+        assert rows[line - 1].startswith((start, f"[{last}]"))
 
 
 def test_long_arrays_and_strings_are_quick():
