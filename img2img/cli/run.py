@@ -72,13 +72,22 @@ def run(
     if scores and not quiet:
         table = Table(title="On held-out pairs", title_justify="left", box=None, pad_edge=False)
         table.add_column("")
-        for name in ("L1", "PSNR", "SSIM"):
-            table.add_column(name, justify="right")
-        table.add_row("this model", *(_score(scores, key) for key in ("l1", "psnr", "ssim")))
-        table.add_row("handing back the source", _score(scores, "l1_source"), style="dim")
-        table.add_row("the mean training target", _score(scores, "l1_mean_target"), style="dim")
+        # Where targets are classes, distances between their colours say nothing.
+        if "accuracy" in scores:
+            table.add_column("accuracy", justify="right")
+            table.add_row("this model", _score(scores, "accuracy"))
+            frequent = _score(scores, "accuracy_most_frequent")
+            table.add_row("the most frequent class", frequent, style="dim")
+            good = scores["accuracy"] > scores.get("accuracy_most_frequent", 0)
+        else:
+            for name in ("L1", "PSNR", "SSIM"):
+                table.add_column(name, justify="right")
+            table.add_row("this model", *(_score(scores, key) for key in ("l1", "psnr", "ssim")))
+            table.add_row("handing back the source", _score(scores, "l1_source"), style="dim")
+            table.add_row("the mean training target", _score(scores, "l1_mean_target"), style="dim")
+            good = scores["l1"] < min(scores.get("l1_source", 1), scores.get("l1_mean_target", 1))
         console.print(table)
-        if scores["l1"] >= min(scores.get("l1_source", 1), scores.get("l1_mean_target", 1)):
+        if not good:
             console.print("not better than that yet: train longer, or look at the samples")
     path = finished.path
     console.print(f"\nfinished: {path}", highlight=False, soft_wrap=True)
