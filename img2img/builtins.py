@@ -11,6 +11,8 @@ from img2img.registry import Registry
 def register(registry: Registry) -> None:
     registry.generator("unet", generators.UNet)
     registry.generator("encoder_decoder", generators.EncoderDecoder)
+    registry.generator("resnet", generators.ResNet)
+    registry.generator("timm_unet", generators.TimmUNet)
 
     registry.discriminator("pixelgan", discriminators.PixelGAN)
     registry.discriminator("patchgan", discriminators.PatchGAN)
@@ -23,17 +25,24 @@ def register(registry: Registry) -> None:
     registry.loss("l1", losses.L1)
     registry.loss("l2", losses.L2)
     registry.loss("charbonnier", losses.Charbonnier)
+    registry.loss("ssim", losses.SSIM)
+    registry.loss("perceptual", losses.Perceptual)
+    registry.loss("feature_matching", losses.FeatureMatching)
+    registry.loss("total_variation", losses.TotalVariation)
+    registry.loss("cross_entropy", losses.CrossEntropy)
 
     registry.task("paired", tasks.Paired)
     registry.task("edges", tasks.Edges)
     registry.task("maps", tasks.Maps)
     registry.task("labels", tasks.Labels)
+    registry.task("photo2labels", tasks.PhotoToLabels)
     registry.task("colorization", tasks.Colorization)
 
     registry.source("side_by_side", data.SideBySide)
     registry.source("two_folders", data.TwoFolders)
     registry.source("derived", data.Derived)
     registry.source("damaged", data.Damaged)
+    registry.source("huggingface", data.HuggingFace)
     registry.source("synthetic", data.Synthetic)
 
     registry.method("pix2pix", methods.Pix2Pix)

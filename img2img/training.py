@@ -11,6 +11,7 @@ from typing import Any
 import tomli_w
 
 from img2img.assemble import assemble
+from img2img.engine.checkpoint import find_checkpoints
 from img2img.engine.directory import RunDirectory
 from img2img.engine.events import Events
 from img2img.engine.loop import train
@@ -88,7 +89,10 @@ def train_recipe(
     directory.check(resume=resume, fresh=fresh)
     if resume and directory.holds_run():
         _check_same(recipe, load_recipe(directory.recipe, plugins.registry), directory)
-    run = assemble(recipe, plugins, directory, device=chosen, precision=precision)
+    goes_on = resume and bool(find_checkpoints(directory))
+    run = assemble(
+        recipe, plugins, directory, device=chosen, precision=precision, initialize=not goes_on
+    )
     directory.prepare(resume=resume, fresh=fresh)
     if not plugins.manager.has_plugin("tensorboard"):
         plugins.manager.register(TensorBoardLogger(), name="tensorboard")

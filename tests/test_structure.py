@@ -17,6 +17,8 @@ ROOT = Path(img2img.__file__).parent
 # From the bottom up. A module may import from its own row and from those above it in this list.
 LAYERS = (
     ("errors", "hookspecs", "layers"),
+    ("backbones",),
+    ("download",),
     ("tasks", "data", "generators", "discriminators", "losses"),
     ("methods",),
     ("component", "document", "presets"),
@@ -30,6 +32,7 @@ LAYERS = (
     ("engine",),
     ("environment",),
     ("assemble", "rebuild"),
+    ("importing",),
     ("training",),
     ("cli",),
     ("__main__",),
@@ -37,7 +40,7 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 COMPONENTS = ("tasks", "data", "generators", "discriminators", "losses", "methods")
 # What components may use of ours, besides each other.
-FOUNDATIONS = ("errors", "layers")
+FOUNDATIONS = ("errors", "layers", "backbones")
 
 
 def module_name(path):
@@ -110,8 +113,8 @@ def test_components_know_no_registry(name):
 @pytest.mark.parametrize("name", [n for n in INNER if part(n) in ("generators", "discriminators")])
 def test_networks_are_torch_and_little_else(name):
     outside = {other.split(".")[0] for other in imported(TREES[name], typing=True)}
-    assert outside <= {"img2img", "torch", "__future__", "collections", "typing"}
-    assert {part(other) for other in ours(TREES[name])} <= {part(name), "layers"}
+    assert outside <= {"img2img", "torch", "__future__", "collections", "math", "typing"}
+    assert {part(other) for other in ours(TREES[name])} <= {part(name), "layers", "backbones"}
 
 
 def test_no_two_modules_import_each_other():
@@ -145,6 +148,15 @@ def test_one_module_knows_albumentations():
     assert knowing == ["img2img.data.augmentation"]
 
 
+def test_one_package_knows_timm():
+    knowing = [
+        name
+        for name, tree in TREES.items()
+        if "timm" in {other.split(".")[0] for other in imported(tree, typing=True)}
+    ]
+    assert {part(name) for name in knowing} == {"backbones"}
+
+
 def test_import_time_holds_no_registry():
     """No global registry: nothing at module level makes one."""
     for name, tree in TREES.items():
@@ -158,7 +170,7 @@ def test_import_time_holds_no_registry():
 
 # What stays light
 
-HEAVY = ("torch", "numpy", "cv2", "PIL", "albumentations", "torchmetrics")
+HEAVY = ("torch", "numpy", "cv2", "PIL", "albumentations", "torchmetrics", "timm")
 
 
 def loaded_after(code):
@@ -193,6 +205,14 @@ def test_help_loads_nothing_heavy(arguments):
     )
     assert "Usage" in shown
     assert not set(loaded) & set(HEAVY)
+
+
+def test_registering_the_built_ins_loads_no_timm():
+    loaded, _ = loaded_after(
+        "from img2img.plugins import load_plugins\nload_plugins(entry_points=False)"
+    )
+    assert "torch" in loaded
+    assert not set(loaded) & {"timm", "torchvision", "torchmetrics", "albumentations"}
 
 
 # Documentation

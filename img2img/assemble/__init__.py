@@ -17,7 +17,6 @@ from img2img.assemble.networks import activation_of, build_networks
 from img2img.assemble.problems import Problems
 from img2img.bundle import BundleInfo
 from img2img.data.loading import steps_per_epoch
-from img2img.engine.checkpoint import find_checkpoints
 from img2img.engine.directory import RunDirectory
 from img2img.engine.precision import resolve_precision
 from img2img.engine.run import Plan, Run
@@ -44,6 +43,7 @@ def assemble(
     *,
     device: torch.device,
     precision: str | None = None,
+    initialize: bool = True,
 ) -> Run:
     """Everything a run needs. Weights are drawn here, from the recipe's seed.
 
@@ -53,6 +53,7 @@ def assemble(
         directory: where the run will write; nothing is written here.
         device: where to train.
         precision: `auto`, `float32` or `bfloat16` instead of the recipe's.
+        initialize: False where a checkpoint's weights follow, so that none need be fetched.
 
     Raises:
         RecipeError: settings that a component refuses, all of them at once.
@@ -61,9 +62,7 @@ def assemble(
     refuse_broken(recipe, plugins)
     resolved = resolve_precision(precision or recipe.train.precision, device)
     torch.manual_seed(recipe.train.seed)
-    # Weights of a checkpoint follow, so none need be fetched for a run that goes on.
-    fresh = not find_checkpoints(directory)
-    task, method = build_networks(recipe, plugins.registry, device, resolved, initialize=fresh)
+    task, method = build_networks(recipe, plugins.registry, device, resolved, initialize=initialize)
     data = build_datasets(recipe, plugins.registry, task)
     sizes = check_pairs(data.train.pairs, recipe, task)
     scale = [1.0, 1.0]

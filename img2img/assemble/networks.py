@@ -50,7 +50,14 @@ def build_networks(
         names[choice.name] = names.get(choice.name, 0) + 1
         count = names[choice.name]
         name = choice.name if count == 1 else f"{choice.name}_{count}"
-        if loss is not None and not isinstance(loss, JudgedLoss):
+        wants_classes = getattr(loss, "wants_classes", False)
+        if wants_classes and task is not None and activation_of(task) != "softmax":
+            problems.add(
+                key,
+                f"{choice.name} is for tasks whose targets are classes, and those of "
+                f"{recipe.task.name!r} are images: use 'l1', or the task 'photo2labels'",
+            )
+        elif loss is not None and not isinstance(loss, JudgedLoss):
             problems.try_loss(key, choice.name, loss, task)
         if isinstance(loss, nn.Module):
             loss = loss.to(device)
@@ -127,7 +134,9 @@ def try_out(network: nn.Module, in_channels: int, size: int, out_channels: int |
     Raises:
         ValueError: it refuses the training crops, or gives another shape than a generator must.
     """
-    state = {name: tensor.to("meta") for name, tensor in network.state_dict().items()}
+    # Buffers that are not saved are computed with, too, so not `state_dict`.
+    tensors = (*network.named_parameters(), *network.named_buffers())
+    state = {name: tensor.to("meta") for name, tensor in tensors}
     images = torch.empty(2, in_channels, size, size, device="meta")
     try:
         with torch.no_grad():

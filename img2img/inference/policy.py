@@ -41,11 +41,18 @@ class PerImageNorm(nn.Module):
     Shape: (B, C, H, W), the same out.
     """
 
-    def __init__(self, norm: nn.BatchNorm2d) -> None:
+    def __init__(self, norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        # timm's norms hold what follows them: dropout, then an activation.
+        follows = (getattr(norm, name, None) for name in ("drop", "act"))
+        self.after = nn.Sequential(*(m for m in follows if isinstance(m, nn.Module)))
 
     def forward(self, features: Tensor) -> Tensor:
+        normed: Tensor = self.after(self._normalise(features))
+        return normed
+
+    def _normalise(self, features: Tensor) -> Tensor:
         if features.shape[-1] * features.shape[-2] > 1:
             return nn.functional.instance_norm(
                 features, weight=self.weight, bias=self.bias, eps=self.eps
@@ -89,10 +96,14 @@ def apply_policy(network: nn.Module, policy: Policy) -> Noise:
     layer = 0
     for parent in list(network.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm2d) and policy.statistics == "image":
-                setattr(parent, name, PerImageNorm(child))
-            elif isinstance(child, (nn.Dropout, nn.Dropout2d)) and policy.dropout:
+            if isinstance(child, (nn.Dropout, nn.Dropout2d)) and policy.dropout:
                 channels = isinstance(child, nn.Dropout2d)
                 setattr(parent, name, SeededDropout(child.p, layer, noise, channels=channels))
                 layer += 1
+    if policy.statistics == "image":
+        # Afterwards, because a norm of timm's may hold a dropout.
+        for parent in list(network.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, (nn.BatchNorm2d, nn.SyncBatchNorm)):
+                    setattr(parent, name, PerImageNorm(child))
     return noise

@@ -12,7 +12,6 @@ from img2img.layers import check_positive
 from img2img.losses import AdversarialLoss, JudgedLoss
 from img2img.methods.base import DiscriminatorBuilder, GeneratorBuilder, WeightedLoss
 
-
 Sees = Literal["after", "before"]
 
 
@@ -99,6 +98,9 @@ class Pix2Pix:
         if build_discriminator is not None:
             seen = target_channels + (source_channels if conditional else 0)
             self.discriminator = build_discriminator(seen)
+            for entry in judged:
+                if hasattr(entry.loss, "check_discriminator"):
+                    entry.loss.check_discriminator(self.discriminator)
             self.judging = [p for p in self.discriminator.parameters() if p.requires_grad]
             self.networks["discriminator"] = self.discriminator
             self.optimizers["discriminator"] = adam(self.discriminator)
