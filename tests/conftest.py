@@ -1,6 +1,7 @@
 """What several test files share: a registry of the built-in components, and a small folder."""
 
 import os
+import socket
 from pathlib import Path
 
 # Before torch: test networks are so small that a second thread only waits, and waiting threads of
@@ -13,6 +14,25 @@ from PIL import Image, ImageDraw
 
 from img2img.plugins import load_plugins
 from img2img.registry import Registry
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever reaches for another machine fails, and loudly, however it handles exceptions."""
+
+    def refuse(address: object) -> None:
+        host = address[0] if isinstance(address, tuple) else ""
+        if host not in ("", "127.0.0.1", "::1", "localhost"):
+            pytest.fail(f"something reached for the network: {address}")
+
+    for name in ("connect", "connect_ex"):
+        real = getattr(socket.socket, name)
+
+        def connect(self: socket.socket, address: object, real: object = real) -> object:
+            refuse(address)
+            return real(self, address)  # type: ignore[operator]  # a method of the class
+
+        monkeypatch.setattr(socket.socket, name, connect)
 
 
 @pytest.fixture

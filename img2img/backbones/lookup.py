@@ -55,6 +55,7 @@ def _try_build(name: str, **options: Any) -> Any:
     try:
         with torch.device("meta"):
             return timm.create_model(name, pretrained=False, features_only=True, **options)
+    # A thousand architectures refuse in as many ways.
     except Exception as error:
         if options and isinstance(error, TypeError):
             # An option that it does not take; `size_options` asks for that.

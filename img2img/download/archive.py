@@ -87,7 +87,7 @@ def unpack(
             parts = _parts(member)
             if parts and not any(part.startswith(".") for part in parts):
                 _write(member, unpacked, folder.joinpath(*parts))
-            # Of hundreds of thousands, none is needed again.
+            # Of hundreds of thousands none is needed again; the list is there, but in no type.
             tar.members.clear()  # type: ignore[attr-defined]
             on_read(file.tell())
         _finish(unpacked, max_bytes)

@@ -102,4 +102,5 @@ class Perceptual(nn.Module):
                 f"smaller: use crops of at least {coarsest}, or finer layers"
             )
         images = images.to(self.backbone.scale.dtype)
-        return self.backbone(images.expand(-1, 3, -1, -1))  # type: ignore[no-any-return]
+        maps: list[Tensor] = self.backbone(images.expand(-1, 3, -1, -1))
+        return maps
