@@ -74,8 +74,12 @@ def load_bundle(path: Path) -> tuple[dict[str, Tensor], BundleInfo]:
             names = opened.keys()  # a method of the file's, which is no dict to iterate over
             weights = {name: opened.get_tensor(name) for name in names}
     except (safetensors.SafetensorError, OSError, ValueError) as error:
+        hint = ""
+        if path.suffix in (".pth", ".pt"):
+            hint = "; `img2img import` makes one of another project's checkpoint"
         raise ModelFileError(
             f"{path} is not a model: expected a .safetensors bundle or a run directory ({error})"
+            f"{hint}"
         ) from error
     if KEY not in metadata:
         raise ModelFileError(

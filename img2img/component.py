@@ -65,6 +65,7 @@ KINDS: dict[str, Kind] = {
                     "source",
                     "root",
                     "direction",
+                    "jitter",
                     "load_size",
                     "crop_size",
                     "test_size",

@@ -38,6 +38,7 @@ class DataSettings(_Table):
     source: str = "side_by_side"
     root: str | None = None
     direction: Literal["AtoB", "BtoA"] = "AtoB"
+    jitter: bool = True
     load_size: int | None = Field(None, ge=4, le=LARGEST)
     crop_size: int = Field(256, ge=4, le=LARGEST)
     test_size: int | None = Field(None, ge=4, le=LARGEST)

@@ -172,6 +172,16 @@ class _Parser:
         preset = {k: v for k, v in self._of_preset(str(path[0])).items() if k in own}
         # Defaults take the same way, so that a run from its recipe.toml gets the very same values.
         full = {**component.defaults, **preset, **table}
+        named = self.document.where((*path, "name"))
+        if named.startswith("--set"):
+            # The file's other settings belong to the component that it names.
+            for key in sorted(table.keys() - own - set(shared)):
+                if not self.document.where((*path, key)).startswith("--set"):
+                    what += (
+                        f" (the file's are those of another; --set '{dotted(path)}="
+                        f'{{name="{component.name}"}}\' replaces its whole table)'
+                    )
+                    break
         model = self._checked(component.model, path, full, what, shared)
         return {} if model is None else {s.name: getattr(model, s.name) for s in component.settings}
 
@@ -221,7 +231,14 @@ class _Parser:
                 )
             return settings.model_copy(update={"test_size": settings.test_size or crop}), source
         # The paper's 286 for 256, at any size.
-        load = settings.load_size or min(round(crop * 286 / 256), LARGEST)
+        usual = min(round(crop * 286 / 256), LARGEST) if settings.jitter else crop
+        load = settings.load_size or usual
+        if not settings.jitter and load != crop:
+            self.problem(
+                ("data", "load_size"),
+                f"data.load_size = {load} is jitter, which data.jitter = false turns off; leave "
+                f"one of the two out",
+            )
         if load < crop:
             self.problem(
                 ("data", "load_size"), f"data.load_size is {load}, below data.crop_size, {crop}"

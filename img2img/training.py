@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 
 from img2img.assemble import assemble
-from img2img.engine.checkpoint import find_checkpoints
+from img2img.engine.checkpoint import find_checkpoints, step_name
 from img2img.engine.directory import RunDirectory
 from img2img.engine.events import Events
 from img2img.engine.loop import train
@@ -96,10 +96,13 @@ def train_recipe(
     directory.prepare(resume=resume, fresh=fresh)
     if not plugins.manager.has_plugin("tensorboard"):
         plugins.manager.register(TensorBoardLogger(), name="tensorboard")
-    directory.write_text(directory.recipe, recipe.to_toml())
-    resolved = resolve_precision(precision or recipe.train.precision, chosen)
-    about = environment(plugins, run, resolved)
-    directory.write_text(directory.environment, json.dumps(about, indent=2) + "\n")
+    finished = goes_on and find_checkpoints(directory)[-1].name == step_name(run.plan.total_steps)
+    # What a finished run was trained and scored on stays as it is written.
+    if not finished:
+        directory.write_text(directory.recipe, recipe.to_toml())
+        resolved = resolve_precision(precision or recipe.train.precision, chosen)
+        about = environment(plugins, run, resolved)
+        directory.write_text(directory.environment, json.dumps(about, indent=2) + "\n")
     train(run, Events(plugins.manager), on_step)
     return FinishedRun(directory.path, last_validation(directory), plugins.registry)
 

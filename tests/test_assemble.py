@@ -119,3 +119,16 @@ def test_weights_are_fetched_for_a_new_run_alone(tmp_path):
     img2img.load(tmp_path / "run", device="cpu", plugins=[plugin])
     img2img.train(recipe, fresh=True, **common)
     assert log.read_text().split() == ["True", "False", "False", "True"]
+
+
+def test_data_that_can_be_fetched_says_how(registry, tmp_path, monkeypatch):
+    from img2img.assemble import build_source
+    from img2img.errors import DataError
+
+    monkeypatch.chdir(tmp_path)
+    text = RECIPE.format(task="paired", generator="unet", loss="l1")
+    for root, fetched in (("data/facades", True), ("data/mine", False), ("facades", False)):
+        recipe = parse_recipe(Document(text.replace("nowhere", root), "mixed.toml"), registry)
+        with pytest.raises(DataError, match="there is no folder") as caught:
+            build_source(recipe, registry, "train")
+        assert ("`img2img data fetch facades` gets it" in str(caught.value)) is fetched

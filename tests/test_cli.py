@@ -447,7 +447,9 @@ def test_check_counts_beyond_a_screenful(call, folder):
     for number in range(30):
         Path(f"pairs/train/bad{number}.png").write_text("no image")
     answer = call("check", "tiny.toml", code=2)
-    assert answer.out.count("not an image") == 20
+    # The reason once, and then the files.
+    assert answer.out.count("30 files: not an image that can be read") == 1
+    assert answer.out.count("pairs/train/bad") == 20
     assert "and 10 more; --json lists all" in answer.out
 
 

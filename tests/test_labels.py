@@ -358,7 +358,7 @@ def test_a_run_from_photo_to_indexed_files(tmp_path, call):
     run = img2img.train(recipe, out=tmp_path / "run", device="cpu")
     scores = run.validation
     assert 0 <= scores["accuracy"] <= 1
-    assert {"l1", "l1_mean_target", "l1_source"} <= scores.keys()
+    assert scores.keys() == {"accuracy", "accuracy_most_frequent"}
     # Facade is the commonest class. Halving to the nearest pixel takes every second one.
     shares = [(front(number, 64)[1::2, 1::2] == 1).mean() for number in range(2)]
     assert scores["accuracy_most_frequent"] == pytest.approx(np.mean(shares))
@@ -599,8 +599,8 @@ def test_accuracy_is_the_share_of_right_pixels():
     truth[:4] = (truth[:4] + 1) % 3
     target = nn.functional.one_hot(truth, 3).permute(2, 0, 1).float()
     scores = validate(model, OneScene((grey, target)))
-    assert scores["accuracy"] == pytest.approx(0.75)
-    assert scores["l1"] > 0
+    # Distances between the palette's colours would say nothing.
+    assert scores == {"accuracy": pytest.approx(0.75)}
 
 
 def test_most_frequent_class_is_that_of_the_training_pairs():
@@ -611,8 +611,7 @@ def test_most_frequent_class_is_that_of_the_training_pairs():
     train = OneScene(scene(2, 10, 4), scene(4, 6, 6))
     validation = OneScene(scene(8, 4, 4), scene(8, 6, 2))
     scores = baselines(train, validation, class_translator().task)
-    assert scores["accuracy_most_frequent"] == pytest.approx((4 + 6) / 32)
-    assert scores.keys() == {"l1_source", "l1_mean_target", "accuracy_most_frequent"}
+    assert scores == {"accuracy_most_frequent": pytest.approx((4 + 6) / 32)}
 
 
 # The authors' files

@@ -521,3 +521,26 @@ def test_a_recipe_executes_nothing(tmp_path, monkeypatch, registry):
         assert recipe.description == tomllib.loads(f"a = {value}")["a"]
     assert "evil_module" not in sys.modules
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evil_module.py"]
+
+
+# Jitter, and what --set replaces
+
+
+def test_without_jitter_images_are_loaded_at_the_size_of_crops(parse):
+    assert parse(with_data("jitter = false\ncrop_size = 96")).data.load_size == 96
+    assert parse(with_data("crop_size = 128")).data.load_size == 143
+
+
+def test_jitter_that_is_turned_off_and_asked_for(problems):
+    (problem,) = problems(with_data("jitter = false\nload_size = 300"))
+    assert ":5: data.load_size = 300 is jitter, which data.jitter = false turns off" in problem
+
+
+def test_naming_another_component_says_how_to_leave_settings_behind(problems):
+    text = LEAST + "[generator]\nname = 'unet'\ninnermost_norm = false\n"
+    (problem,) = problems(text, "generator.name=resnet")
+    assert problem.startswith("edges.toml:11: generator.innermost_norm is not a setting of 'resnet'")
+    assert """--set 'generator={name="resnet"}' replaces its whole table""" in problem
+    # A mistake in --set itself is just that.
+    (problem,) = problems(LEAST, "generator.name=resnet", "generator.widht=3")
+    assert "replaces" not in problem

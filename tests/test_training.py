@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import warnings
@@ -609,3 +610,16 @@ def test_gpu_run_resumes_and_translates(tmp_path, recipe):
     translator = img2img.load(tmp_path / "run", device="cuda")
     output = translator(np.full((32, 32, 3), 255, np.uint8))
     assert output.shape == (32, 32, 3)
+
+
+def test_a_finished_run_keeps_what_it_was_scored_on(tmp_path, files_recipe, pairs_folder):
+    """Its scores are of the data that its recipe.toml names, also after another --resume."""
+    other = tmp_path / "other"
+    shutil.copytree(pairs_folder, other)
+    given = {"data__root": str(pairs_folder), "train__steps": 2}
+    run(files_recipe, tmp_path / "run", **given)
+    before = (tmp_path / "run" / "recipe.toml").read_text()
+    run(files_recipe, tmp_path / "run", resume=True, **{**given, "data__root": str(other)})
+    assert (tmp_path / "run" / "recipe.toml").read_text() == before
+    run(files_recipe, tmp_path / "run", resume=True, data__root=str(other), train__steps=3)
+    assert str(other) in (tmp_path / "run" / "recipe.toml").read_text()

@@ -12,6 +12,7 @@ from img2img.assemble.datasets import (
     check_pairs,
     judge_of,
     seen_scale,
+    warn_of_scales,
 )
 from img2img.assemble.networks import activation_of, build_networks
 from img2img.assemble.problems import Problems
@@ -33,6 +34,7 @@ __all__ = [
     "build_source",
     "judge_of",
     "refuse_broken",
+    "warn_of_scales",
 ]
 
 

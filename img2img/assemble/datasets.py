@@ -14,9 +14,10 @@ from img2img.assemble.problems import Problems
 from img2img.data.images import Image, Split
 from img2img.data.loading import PairDataset
 from img2img.data.source import PairSource
+from img2img.download.catalog import CATALOG
 from img2img.errors import DataError, ImageError
 from img2img.evaluation.scores import spread
-from img2img.recipe import Recipe
+from img2img.recipe import DataSettings, Recipe
 from img2img.registry import Registry
 from img2img.tasks.base import Task
 
@@ -43,14 +44,7 @@ def build_datasets(recipe: Recipe, registry: Registry, task: Task) -> Datasets:
     use_one_thread()
     data = recipe.data
     assert data.test_size is not None
-    if data.load_size is not None and data.load_size > 1.5 * data.test_size:
-        warnings.warn(
-            f"training sees crops of {data.crop_size} out of {data.load_size} pixels, validation "
-            f"whole images at {data.test_size}: things differ in size. Lower data.load_size (left "
-            f"out, it follows crop_size), or set data.test_size",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+    warn_of_scales(data)
     train, held_out = (build_source(recipe, registry, split) for split in ("train", "val"))
     derive = getattr(train, "degrade", None)
     swap = data.direction == "BtoA"
@@ -86,6 +80,19 @@ def build_datasets(recipe: Recipe, registry: Registry, task: Task) -> Datasets:
     )
 
 
+def warn_of_scales(data: DataSettings) -> None:
+    """A RuntimeWarning where training and validation see things at different sizes."""
+    assert data.test_size is not None
+    if data.load_size is not None and data.load_size > 1.5 * data.test_size:
+        warnings.warn(
+            f"training sees crops of {data.crop_size} out of {data.load_size} pixels, validation "
+            f"whole images at {data.test_size}: things differ in size. Set data.load_size to "
+            f"{round(data.crop_size * 286 / 256)} or {data.crop_size}, or data.test_size",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
 def build_source(recipe: Recipe, registry: Registry, split: Split) -> PairSource:
     """The pairs of one split as the recipe's source gives them.
 
@@ -96,9 +103,15 @@ def build_source(recipe: Recipe, registry: Registry, split: Split) -> PairSource
     problems = Problems(recipe)
     component = registry.get("source", recipe.source.name)
     root = Path(recipe.data.root or ".").expanduser()
-    source: PairSource | None = problems.build(
-        ("data",), component, recipe.source, root=root, split=split
-    )
+    try:
+        source: PairSource | None = problems.build(
+            ("data",), component, recipe.source, root=root, split=split
+        )
+    except DataError as error:
+        known = [name for name in CATALOG if root == Path("data", name)]
+        if known and not root.exists():
+            raise DataError(f"{error}; `img2img data fetch {known[0]}` gets it") from error
+        raise
     problems.raise_any()
     assert source is not None
     return source

@@ -80,8 +80,18 @@ def check(
             pairs = f"{findings.pairs} {'pair' if findings.pairs == 1 else 'pairs'}"
             sizes = f"{findings.size_range()} pixels each" if findings.sizes else "none readable"
             console.print(f"  {split}: {pairs}, {sizes}")
-        for file, reason in problems[:SHOWN]:
-            console.print(f"  {file}: {reason}")
+        by_reason: dict[str, list[str]] = {}
+        for file, reason in problems:
+            by_reason.setdefault(reason, []).append(file)
+        left = SHOWN
+        for reason, files in by_reason.items():
+            if len(files) == 1 and left:
+                console.print(f"  {files[0]}: {reason}")
+            elif left:
+                console.print(f"  {len(files)} files: {reason}")
+                for file in files[:left]:
+                    console.print(f"    {file}")
+            left = max(0, left - len(files))
         if len(problems) > SHOWN:
             console.print(f"  and {len(problems) - SHOWN} more; --json lists all")
     if problems:
@@ -103,8 +113,15 @@ def _look(path: Path, plugins: Plugins, overrides: Sequence[str], console: Conso
     import torch
     from rich.progress import Progress
 
-    from img2img.assemble import build_networks, build_source, judge_of, refuse_broken
+    from img2img.assemble import (
+        build_networks,
+        build_source,
+        judge_of,
+        refuse_broken,
+        warn_of_scales,
+    )
     from img2img.data.checking import look_through
+    from img2img.errors import DataError
     from img2img.recipe_parser import load_recipe
 
     recipe = load_recipe(path, plugins.registry, overrides)
@@ -117,7 +134,11 @@ def _look(path: Path, plugins: Plugins, overrides: Sequence[str], console: Conso
     channels = f"{task.source_channels} to {task.target_channels} channels"
     about = f"task {recipe.task.name}: {channels}, {recipe.data.crop_size} pixels"
     splits: tuple[Split, ...] = ("train", "val")
-    sources = {split: build_source(recipe, plugins.registry, split) for split in splits}
+    warn_of_scales(recipe.data)
+    try:
+        sources = {split: build_source(recipe, plugins.registry, split) for split in splits}
+    except DataError as error:
+        raise DataError(f"the recipe is valid, but its data cannot be used: {error}") from error
     data: dict[str, Findings] = {}
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for split, source in sources.items():

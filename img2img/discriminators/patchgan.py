@@ -66,7 +66,8 @@ class PatchGAN(nn.Module):
         if min(images.shape[-2:]) < self.smallest:
             raise ValueError(
                 f"images of {spatial(images)} pixels are too small for this PatchGAN, which needs "
-                f"at least {self.smallest}x{self.smallest}: use larger crops or fewer layers"
+                f"at least {self.smallest}x{self.smallest}: use larger crops, or a discriminator "
+                f"that sees less"
             )
         logits: Tensor = self.layers(images)
         return logits

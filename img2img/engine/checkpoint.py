@@ -24,7 +24,7 @@ def save_checkpoint(directory: RunDirectory, state: TrainState, keep: int) -> Pa
     Raises:
         Img2ImgError: it cannot be written; what was there before stays.
     """
-    target = directory.checkpoints / f"step-{state.step:08d}"
+    target = directory.checkpoints / step_name(state.step)
     partial = directory.checkpoints / f".partial-{target.name}"
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -48,6 +48,11 @@ def save_checkpoint(directory: RunDirectory, state: TrainState, keep: int) -> Pa
     for old in find_checkpoints(directory)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def step_name(step: int) -> str:
+    """What the checkpoint after a step is called."""
+    return f"step-{step:08d}"
 
 
 def find_checkpoints(directory: RunDirectory) -> list[Path]:

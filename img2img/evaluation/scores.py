@@ -54,18 +54,20 @@ def validate(
     """Mean scores over validation pairs, evenly chosen; unreadable ones are left out.
 
     Returns:
-        `l1`, `psnr`, `ssim` of what is shown; `accuracy`, the share of pixels with the right class,
-        where targets are classes. Empty if no pair could be read.
+        `l1`, `psnr`, `ssim`; or, where targets are classes, whose colours have no distances that
+        mean anything, `accuracy`, the share of pixels with the right one. Empty if no pair could be
+        read.
     """
     task = translator.task
     scores = []
     for source, target in readable(dataset, spread(len(dataset), most)):
         output = translator.translate(source[None]).cpu()[0]
-        shown = task.decode_target(output, source), task.decode_target(target, source)
-        scores.append(score_images(*shown))
         if translator.palette is not None:
             right = output.argmax(dim=0) == target.argmax(dim=0)
-            scores[-1]["accuracy"] = float(right.float().mean())
+            scores.append({"accuracy": float(right.float().mean())})
+            continue
+        shown = task.decode_target(output, source), task.decode_target(target, source)
+        scores.append(score_images(*shown))
     return _means(scores)
 
 
@@ -75,25 +77,32 @@ def baselines(
     """Scores of answers that need no model; a model worth having beats them.
 
     Returns:
-        `l1_source`: handing back the source; `l1_mean_target`: the mean of the training targets;
-        `accuracy_most_frequent`, where targets are classes: the training targets' most frequent
+        `l1_source`: handing back the source; `l1_mean_target`: the mean of the training targets.
+        Or, where targets are classes, `accuracy_most_frequent`: the training targets' most frequent
         class everywhere. Both datasets must give images of one size.
     """
+    trained = readable(train, spread(len(train), most))
+    held_out = readable(validation, spread(len(validation), most))
+    if getattr(task, "palette", None) is not None:
+        sums = (target.sum(dim=(1, 2), dtype=torch.float64) for _, target in trained)
+        pixels = sum(sums, torch.zeros(()))
+        if not pixels.ndim:
+            return {}
+        frequent = int(pixels.argmax())
+        return _means(
+            [{"accuracy_most_frequent": float(target[frequent].mean())} for _, target in held_out]
+        )
     total: NDArray[np.float64] | None = None
-    has_classes = getattr(task, "palette", None) is not None
-    pixels = torch.zeros(task.target_channels, dtype=torch.float64)
     count = 0
-    for source, target in readable(train, spread(len(train), most)):
+    for source, target in trained:
         image = task.decode_target(target, source).astype(np.float64)
         total = image if total is None else total + image
-        if has_classes:
-            pixels += target.sum(dim=(1, 2))
         count += 1
     if total is None:
         return {}
     mean = total / count
     scores = []
-    for source, target in readable(validation, spread(len(validation), most)):
+    for source, target in held_out:
         image = task.decode_target(target, source).astype(np.float64)
         shown = task.decode_source(source).astype(np.float64)
         scores.append(
@@ -102,8 +111,6 @@ def baselines(
                 "l1_mean_target": float(np.abs(mean - image).mean() / 255),
             }
         )
-        if has_classes:
-            scores[-1]["accuracy_most_frequent"] = float(target[pixels.argmax()].mean())
     return _means(scores)
 
 
