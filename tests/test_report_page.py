@@ -343,3 +343,34 @@ def test_a_browser_draws_a_run_that_has_barely_begun(
     assert "The model is no better than either." in dom
     assert "NaN" not in dom.partition("<main")[2].partition("</main>")[0]
     assert "No samples were written yet." in dom
+
+
+def test_a_browser_judges_classes_by_their_accuracy(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    line = {"step": 5, "validation": {"accuracy": 0.54, "accuracy_most_frequent": 0.39}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+
+    dom, console = browse(write_report(tmp_path), tmp_path_factory.mktemp("profile"))
+
+    assert console == ""
+    assert dom.count("Validation accuracy") == 1
+    assert "most frequent class scores 0.3900. The model is better than that." in dom
+    assert re.findall(r'<th scope="col">([^<]+)', dom) == [
+        "Score",
+        "Step",
+        "Model",
+        "Most frequent class",
+    ]
+
+
+def test_a_browser_names_the_baseline_that_is_not_beaten(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    line = validation_line(1, 0.25)
+    (tmp_path / "metrics.jsonl").write_text(line, encoding="utf-8")
+
+    dom, _ = browse(write_report(tmp_path), tmp_path_factory.mktemp("profile"))
+
+    answer = "handing back the source, but not than always answering with the mean training target"
+    assert f"The model is better than {answer}." in dom
