@@ -556,6 +556,12 @@ def test_survey_of_nothing(tmp_path):
         survey(tmp_path / "missing")
     with pytest.raises(DataError, match="no images below"):
         survey(tmp_path)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/0.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match=r'but parquet files: .*data\.source = "huggingface"'):
+        survey(tmp_path)
+    (tmp_path / "train/0.parquet").unlink()
+    (tmp_path / "train").rmdir()
     (tmp_path / "a.png").write_text("no image")
     with pytest.raises(DataError, match="can be read"):
         survey(tmp_path)

@@ -471,6 +471,66 @@ def test_another_copy_of_another_length_begins_anew(get, server, tmp_path):
     assert server.sent[-1] == len(server.content)
 
 
+@pytest.mark.parametrize("trouble", ["away", "page", "empty", "shorter"])
+def test_another_copy_of_another_length_costs_nothing_until_it_comes(
+    get, server, tmp_path, trouble
+):
+    server.cuts, server.answers = [5000], [None, 503, 503, 503, 503]
+    with pytest.raises(Img2ImgError):
+        get()
+    server.content = GOOD[:4000] if trouble == "shorter" else GOOD + GOOD
+    if trouble == "empty":
+        server.answers = [None, *[empty] * 9]
+    else:
+        server.answers = [None, *[page if trouble == "page" else 503] * 9]
+    with pytest.raises(Img2ImgError) as error:
+        get(url=server.url.replace("tiny.tar.gz", "mirror/tiny.tar.gz"))
+    if trouble != "page":
+        assert "5.0 kB of" in str(error.value)
+        assert "are kept, but this server does not go on there" in str(error.value)
+    server.answers, server.content = [], GOOD
+    get()
+    assert is_whole(tmp_path / "data/tiny")
+    assert server.sent[-1] == len(GOOD) - 5000
+
+
+def empty(handler):
+    handler.send_response(200)
+    handler.send_header("Content-Length", "0")
+    handler.end_headers()
+
+
+def test_what_is_said_of_a_server_that_cannot_resume(get, server, tmp_path):
+    server.ranges, server.cuts, server.answers = False, [5000, 3000], [None, None, *[503] * 9]
+    said = r"3\.0 kB of .* are kept, but this server does not go on there: the same command starts"
+    with pytest.raises(Img2ImgError, match=said):
+        get()
+    # The next command knows that as well,
+    server.answers = [503] * 5
+    with pytest.raises(Img2ImgError, match=said):
+        get()
+    # and nothing of another server.
+    server.answers = [503] * 5
+    with pytest.raises(Img2ImgError, match="and the same command goes on there"):
+        get(url=server.url.replace("tiny.tar.gz", "mirror/tiny.tar.gz"))
+    server.answers = []
+    get()
+    assert is_whole(tmp_path / "data/tiny")
+
+
+def test_a_server_that_says_that_it_cannot_resume(get, server, tmp_path):
+    def answer(handler):
+        handler.send_response(200)
+        handler.send_header("Accept-Ranges", "none")
+        handler.send_header("Content-Length", str(len(GOOD)))
+        handler.end_headers()
+        handler.wfile.write(GOOD[:5000])
+
+    server.answers = [answer, *[503] * 9]
+    with pytest.raises(Img2ImgError, match=r"5\.0 kB of .* this server does not go on there"):
+        get()
+
+
 STALE = '{"url": "http://x", "etag": "", "modified": "", "total": %s}'
 
 
@@ -578,6 +638,64 @@ def test_a_disk_that_fills_up(get, server, tmp_path, monkeypatch):
     get(url="http://127.0.0.1:1/nobody")
     assert is_whole(tmp_path / "data/tiny")
     assert len(server.asked) == 1
+
+
+def test_a_folder_that_cannot_be_written(get, server, tmp_path, monkeypatch):
+    def forbidden(*arguments, **options):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "data"))
+
+    monkeypatch.setattr(Path, "mkdir", forbidden)
+    with pytest.raises(Img2ImgError, match=r"Permission denied; name another folder with --out$"):
+        get()
+    assert server.asked == []
+
+
+# A file instead of an address
+
+
+def test_an_archive_that_is_here(get, server, tmp_path, monkeypatch):
+    server.cuts, server.answers = [5000], [None, 503, 503, 503, 503]
+    with pytest.raises(Img2ImgError):
+        get()
+    asked = len(server.asked)
+    (tmp_path / "stick").mkdir()
+    own = tmp_path / "stick/tiny.tar.gz"
+    own.write_bytes(GOOD)
+    monkeypatch.chdir(tmp_path)
+    fetched = get(url="stick/tiny.tar.gz")
+    assert (fetched.url, fetched.bytes) == (str(own), len(GOOD))
+    assert is_whole(tmp_path / "data/tiny")
+    assert own.read_bytes() == GOOD
+    assert len(server.asked) == asked
+    assert get().already
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (GOOD[:-20], "ends too early"),
+        (b"PK no gzip", "damaged"),
+        (archive_of(extra=[(member("../evil", size=4), b"evil")]), "leads out"),
+        (archive_of(members(pairs={"train": 5})), "0 images in val/"),
+    ],
+    ids=["cut", "zip", "hostile", "few"],
+)
+def test_an_archive_that_is_here_and_bad(get, tmp_path, content, said):
+    own = tmp_path / "own.tar.gz"
+    own.write_bytes(content)
+    with pytest.raises(BadArchiveError, match=rf"{said}[^\0]*left as it is; nothing was unpacked$"):
+        get(url=str(own))
+    assert own.read_bytes() == content
+    assert tree(tmp_path) == ["own.tar.gz"]
+
+
+def test_an_archive_in_the_folder_that_is_replaced(get, tmp_path):
+    get()
+    own = tmp_path / "data/tiny/train/tiny.tar.gz"
+    own.write_bytes(GOOD)
+    with pytest.raises(RequestError, match="is in the folder that it would become"):
+        get(url=str(own), replace=True)
+    assert own.exists()
 
 
 # Answers that are no file

@@ -1,6 +1,7 @@
 """Pairs out of parquet files and folders of the `datasets` library, and what can be wrong there."""
 
 import io
+import logging
 import pickle
 import subprocess
 import sys
@@ -171,6 +172,45 @@ def test_a_hub_that_cannot_be_reached(monkeypatch):
     said = r"no file or folder 'owner/name' here, .* hub .* \(Couldn't reach the hub\)$"
     with pytest.raises(DataError, match=said):
         HuggingFace(Path("owner/name"), "train")
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        ("pq/nothere", r"because there is a folder 'pq' here; did you mean 'pq/not_here'\?$"),
+        ("pq/else", "because there is a folder 'pq' here$"),
+        ("owner/pairs.parquet", r"because it ends in \.parquet$"),
+        ("pq/deep/er", "there is no file or folder 'pq/deep/er', and a name on the hub looks like"),
+        ("/pq/x", "looks like owner/name"),
+        ("../pq/x", "looks like owner/name"),
+        ("pq", "looks like owner/name"),
+    ],
+)
+def test_mistyped_paths_are_not_looked_for_on_the_hub(tmp_path, monkeypatch, root, said):
+    monkeypatch.chdir(tmp_path)
+    if root != "pq":
+        (tmp_path / "pq/not_here").mkdir(parents=True)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("asked the hub"))
+    with pytest.raises(DataError, match=said):
+        HuggingFace(Path(root), "train")
+
+
+def test_a_hub_that_is_tried_again_says_so_once(monkeypatch, capfd):
+    def away(*arguments, **options):
+        for _ in range(3):
+            logger.warning("'[Errno -2]' thrown while requesting HEAD https://x")
+            logger.warning("Retrying in 1s [Retry 1/5].")
+        raise ConnectionError("Couldn't reach 'owner/name' on the Hub (LocalEntryNotFoundError)")
+
+    logger = logging.getLogger("huggingface_hub.utils._http")
+    monkeypatch.setattr(datasets, "load_dataset", away)
+    with (
+        pytest.warns(RuntimeWarning, match="cannot be reached so far") as told,
+        pytest.raises(DataError, match=r"the Hub \(LocalEntryNotFoundError\)\)$"),
+    ):
+        HuggingFace(Path("owner/name"), "train")
+    assert len(told) == 1
+    assert capfd.readouterr().err == ""
 
 
 def test_local_files_ask_nobody(tmp_path, monkeypatch):

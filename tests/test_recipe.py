@@ -539,7 +539,9 @@ def test_jitter_that_is_turned_off_and_asked_for(problems):
 def test_naming_another_component_says_how_to_leave_settings_behind(problems):
     text = LEAST + "[generator]\nname = 'unet'\ninnermost_norm = false\n"
     (problem,) = problems(text, "generator.name=resnet")
-    assert problem.startswith("edges.toml:11: generator.innermost_norm is not a setting of 'resnet'")
+    assert problem.startswith(
+        "edges.toml:11: generator.innermost_norm is not a setting of 'resnet'"
+    )
     assert """--set 'generator={name="resnet"}' replaces its whole table""" in problem
     # A mistake in --set itself is just that.
     (problem,) = problems(LEAST, "generator.name=resnet", "generator.widht=3")

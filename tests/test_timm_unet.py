@@ -1,5 +1,6 @@
 """The U-Net on timm backbones, the weights it is given, and how it is used afterwards."""
 
+import logging
 import pickle
 import tomllib
 
@@ -13,6 +14,7 @@ from torch import nn
 
 import img2img
 from img2img.backbones import Backbone, backbone_levels
+from img2img.hub import first_sentence
 from img2img.bundle import load_bundle
 from img2img.engine.checkpoint import find_checkpoints
 from img2img.engine.directory import RunDirectory
@@ -201,7 +203,7 @@ def test_training_with_a_batch_of_one_and_norms_of_pooled_maps():
         # With one pixel left, a batch norm would have nothing to go by in a batch of one.
         (32, None, 2),
         (48, None, 3),
-        (40, None, 5),
+        (24, None, 3),
         (32, 5, 1),
         (64, 3, 8),
     ],
@@ -227,9 +229,16 @@ def test_depth_follows_the_crops(size, depth, innermost):
         ({"backbone": "inception_v4"}, r"125x125 pixels instead of 128x128"),
         ({"backbone": "levit_128"}, r"takes images of 256x256 pixels and no others"),
         ({"backbone": "test_vit_relpos"}, r"takes images of 256x256 pixels and no others"),
-        ({"image_size": 250}, r"multiple of 4 and at least 8"),
+        ({"image_size": 100}, r"multiple of 32, .* use 96 or 128 pixels, or depth = 2$"),
+        ({"image_size": 72}, r"multiple of 32, .* use 64 or 96 pixels, or depth = 3$"),
+        ({"image_size": 70}, r"multiple of 32, .* use 64 or 96 pixels$"),
+        ({"image_size": 250}, r"multiple of 32, .* use 224 or 256 pixels$"),
+        # Too small for the coarsest map, and no multiple of the next one.
+        ({"image_size": 40}, r"multiple of 16, .* use 32 or 48 pixels, or depth = 3$"),
+        ({"backbone": "resnet18", "image_size": 100}, r"'resnet18' .* use 96 or 128 pixels, or"),
         ({"image_size": 4}, r"multiple of 4 and at least 8"),
-        ({"backbone": "test_vit", "image_size": 40}, r"multiple of 16 and at least 32"),
+        ({"backbone": "test_vit", "image_size": 40}, r"multiple of 16, .* use 32 or 48 pixels$"),
+        ({"backbone": "test_vit", "image_size": 24}, r"multiple of 16 and at least 32"),
         ({"image_size": 250, "depth": 3}, r"multiples of 8; 250 is not: use 248 or 256 pixels"),
         ({"depth": 6}, r"no feature map of depth 6; it has 1, 2, 3, 4, 5"),
         ({"backbone": "test_convnext", "depth": 1}, r"depth 1; it has 2, 3, 4, 5"),
@@ -400,13 +409,70 @@ def test_weights_from_the_hub(hub):
 def test_a_hub_that_cannot_be_reached(hub):
     with pytest.raises(ValueError, match=r"cannot be fetched from the hub \(OSError: no route to"):
         build(pretrained=True)
-    with pytest.raises(ValueError, match=r'pretrained = "path/to/model\.safetensors"'):
+    with pytest.raises(
+        ValueError,
+        match=r'pretrained = "path/to/model\.safetensors"\. Or .*: pretrained = false$',
+    ):
         build(pretrained=True)
+
+
+def test_what_is_suggested_can_be_built():
+    for settings in ({"image_size": 96}, {"image_size": 128}, {"image_size": 100, "depth": 2}):
+        on_meta(**settings)
+    # What the last maps bring is most of it.
+    whole = sum(p.numel() for p in on_meta("resnet18", image_size=96, width=16).parameters())
+    assert whole > 14_000_000
+
+
+def test_a_hub_that_is_tried_again_says_so_once(monkeypatch, capfd):
+    import timm.models._builder as builder
+
+    logger = logging.getLogger("huggingface_hub")
+    inner = logging.getLogger("huggingface_hub.utils._http")
+    before = logger.handlers, logger.propagate
+
+    def fetch(*arguments, **options):
+        inner.warning("You are sending unauthenticated requests")
+        for _ in range(3):
+            inner.warning("'[Errno -2]' thrown while requesting HEAD https://x")
+            inner.warning("Retrying in 1s [Retry 1/5].")
+        raise OSError("It is away (see https://x/ e.g. \n there). Please check.")
+
+    monkeypatch.setattr(builder, "load_state_dict_from_hf", fetch)
+    with (
+        pytest.warns(RuntimeWarning, match="cannot be reached so far; trying again") as told,
+        pytest.raises(ValueError, match=r"\(OSError: It is away\); where there is no network"),
+    ):
+        build(pretrained=True)
+    assert len(told) == 1
+    assert capfd.readouterr().err == ""
+    assert (logger.handlers, logger.propagate) == before
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("One. Two.", "One"),
+        ("Version 1.2 is old. Take 1.3", "Version 1.2 is old"),
+        (
+            "No such file (e.g. Here. Or there), sorry. Bye",
+            "No such file (e.g. Here. Or there), sorry",
+        ),
+        ("one\ntwo", "one"),
+        ("shapes: [1,\n2]", "shapes"),
+        ("word " * 50 + "(and (more", ("word " * 40).strip()),
+        ("word " * 38 + "(bracket that goes on)", ("word " * 38).strip()),
+        (OSError(), "OSError"),
+    ],
+)
+def test_first_sentences(said, kept):
+    assert first_sentence(said) == kept
 
 
 def test_a_backbone_without_weights(hub):
     name = next(n for n in timm.list_models("resnet*") if not timm.is_model_pretrained(n))
-    with pytest.raises(ValueError, match=rf"timm has no weights for backbone '{name}': set"):
+    said = rf"timm has no weights for backbone '{name}': .* scratch: pretrained = false$"
+    with pytest.raises(ValueError, match=said):
         on_meta(name, pretrained=True)
     assert hub.asked == []
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from img2img.hub import first_sentence
+
 
 @dataclass(frozen=True)
 class Level:
@@ -60,10 +62,9 @@ def _try_build(name: str, **options: Any) -> Any:
         if options and isinstance(error, TypeError):
             # An option that it does not take; `size_options` asks for that.
             raise
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise ValueError(
-            f"backbone {name!r} gives no feature maps ({reason}); choose another, such as "
-            f"'resnet34' or 'convnext_tiny'"
+            f"backbone {name!r} gives no feature maps ({first_sentence(error, 120)}); choose "
+            f"another, such as 'resnet34' or 'convnext_tiny'"
         ) from error
 
 

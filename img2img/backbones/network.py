@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from img2img.hub import first_sentence
 from img2img.backbones.lookup import Level
 from img2img.backbones.weights import create_features
 from img2img.layers import BatchNorm2d
@@ -31,7 +32,8 @@ class Backbone(nn.Module):
         levels: what comes out, in that order.
 
     Raises:
-        ValueError: timm has no such network, or its weights cannot be had.
+        ValueError: timm has no such network, or its weights cannot be had; `WeightsError` where
+            those of the hub cannot.
     """
 
     scale: Tensor
@@ -95,15 +97,14 @@ def check_maps(
                     maps = backbone(torch.empty(2, in_channels, height, width))
             # Whatever timm raises: assertions, and torch's errors about shapes.
             except Exception as error:
-                reason = " ".join(str(error).split())[:120] or type(error).__name__
                 only = (
                     f"does not take images of {height}x{width} pixels"
                     if (height, width) == sizes[0]
                     else f"takes images of {image_size}x{image_size} pixels and no others"
                 )
                 raise ValueError(
-                    f"backbone {name!r} {only} ({reason}); choose another, such as a resnet, a "
-                    f"convnext or a swin"
+                    f"backbone {name!r} {only} ({first_sentence(error, 120)}); choose another, "
+                    f"such as a resnet, a convnext or a swin"
                 ) from error
             for level, found in zip(levels, maps, strict=True):
                 reduced = (height // level.reduction, width // level.reduction)

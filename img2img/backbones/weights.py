@@ -10,7 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
+from img2img.hub import first_sentence, quiet_hub
 from img2img.backbones.lookup import size_options
+
+
+class WeightsError(ValueError):
+    """The hub's weights of a network cannot be had."""
 
 
 def create_features(
@@ -52,22 +57,20 @@ def _from_hub(name: str, options: dict[str, Any]) -> Any:
     import timm
 
     if not timm.is_model_pretrained(name):
-        raise ValueError(
-            f"timm has no weights for backbone {name!r}: set pretrained = false, give a file of "
-            f"weights as pretrained, or choose another backbone"
+        raise WeightsError(
+            f"timm has no weights for backbone {name!r}: choose another backbone, or give a file "
+            f'of weights: pretrained = "path/to/model.safetensors"'
         )
     try:
-        with _without_remarks():
+        with _without_remarks(), quiet_hub():
             return timm.create_model(name, pretrained=True, **options)
     # Without weights the same call has just worked, so this is about fetching or reading them; what
     # it raises depends on the library behind the hub.
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise ValueError(
+        raise WeightsError(
             f"the weights of backbone {name!r} cannot be fetched from the hub "
-            f"({type(error).__name__}: {reason}); where there is no network, fetch them elsewhere "
-            f'and give the file: pretrained = "path/to/model.safetensors". Or start from scratch: '
-            f"pretrained = false"
+            f"({type(error).__name__}: {first_sentence(error)}); where there is no network, fetch "
+            f'them elsewhere and give the file: pretrained = "path/to/model.safetensors"'
         ) from error
 
 
@@ -82,8 +85,8 @@ def _read(path: str) -> dict[str, Tensor]:
     file = Path(path).expanduser()
     if not file.is_file():
         raise ValueError(
-            f"pretrained: there is no file {path}; it is true (weights from the hub), false, or "
-            f"the path of a .safetensors or .pth file"
+            f"pretrained: there is no file {path}; it is true for weights from the hub, or the "
+            f"path of a .safetensors or .pth file"
         )
     try:
         state: dict[str, Tensor] = load_state_dict(str(file), weights_only=True)
@@ -91,10 +94,10 @@ def _read(path: str) -> dict[str, Tensor]:
             raise TypeError("it should hold named tensors")
     # A damaged file makes the readers raise nearly anything.
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise ValueError(
-            f"pretrained: {path} cannot be read as weights ({type(error).__name__}: {reason}); "
-            f"expected a .safetensors file, or a .pth file of tensors alone"
+            f"pretrained: {path} cannot be read as weights ({type(error).__name__}: "
+            f"{first_sentence(error)}); expected a .safetensors file, or a .pth file of tensors "
+            f"alone"
         ) from error
     return state
 
@@ -127,7 +130,7 @@ def _check_fit(name: str, path: str, state: dict[str, Tensor], options: dict[str
         # A model's own conversion of older files may stumble over strange ones in any way.
         except Exception as error:
             lines = [" ".join(line.split()) for line in str(error).splitlines()]
-            reason = "; ".join(line[:100] for line in lines[1:3] or lines[:1])
+            reason = "; ".join(first_sentence(line, 100) for line in lines[1:3] or lines[:1])
             raise ValueError(
                 f"pretrained: the weights in {path} are not those of backbone {name!r} ({reason}); "
                 f"set backbone to the network they belong to"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import io
 import re
@@ -14,6 +15,7 @@ from typing import Any
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
+from img2img.hub import first_sentence, quiet_hub
 from img2img.data.images import Image, Split, hold_out, to_rgb
 from img2img.errors import DataError, ImageError
 
@@ -147,12 +149,26 @@ def _splits(library: Any, root: Path, config: str, revision: str) -> dict[str, L
             f"data.root: there is no file or folder {name!r}, and a name on the hub looks like "
             f"owner/name; paths start at the working directory"
         )
+    # A mistyped path would be looked for on the hub, for half a minute where there is no network.
+    if root.parent.is_dir() or root.suffix == ".parquet":
+        near = difflib.get_close_matches(root.name, _names(root.parent), n=3)
+        meant = f"; did you mean {', '.join(repr(str(root.parent / n)) for n in near)}?"
+        raise DataError(
+            f"data.root: there is no file or folder {name!r}, and on the hub it is not looked for, "
+            + (
+                f"because there is a folder {str(root.parent)!r} here"
+                if root.parent.is_dir()
+                else "because it ends in .parquet"
+            )
+            + (meant if near else "")
+        )
     try:
-        loaded = library.load_dataset(name, name=config or None, revision=revision or None)
+        with quiet_hub():
+            loaded = library.load_dataset(name, name=config or None, revision=revision or None)
     except Exception as error:
         raise DataError(
             f"data.root: there is no file or folder {name!r} here, and as a data set on the hub it "
-            f"cannot be loaded ({_words(error)})"
+            f"cannot be loaded ({first_sentence(error)})"
         ) from error
     return {str(split): partial(_as_it_is, rows) for split, rows in loaded.items()}
 
@@ -187,6 +203,10 @@ def _local_splits(library: Any, root: Path, config: str) -> dict[str, Load]:
             f"({others}); rename it or move it away"
         )
     return {name or "train": partial(_parquet, library, by_split[name]) for name in by_split}
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
 
 
 def _as_it_is(rows: Any) -> Any:
@@ -272,16 +292,11 @@ def _decode(cell: Any, place: Path, column: str) -> Image:
         raise ImageError(place, f"column {column!r} is not an image that can be read") from None
     # Decoders meet strangers' bytes and raise whatever they like.
     except Exception as error:
-        said = _words(error)
+        said = first_sentence(error)
         raise ImageError(place, f"column {column!r} cannot be read ({said})") from error
 
 
 def _unreadable(root: str, error: Exception) -> DataError:
     return DataError(
-        f"data.root: {root} cannot be read as a Hugging Face data set ({_words(error)})"
+        f"data.root: {root} cannot be read as a Hugging Face data set ({first_sentence(error)})"
     )
-
-
-def _words(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

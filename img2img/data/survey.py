@@ -62,7 +62,7 @@ def survey(root: Path) -> Survey:
         )
         source: Literal["side_by_side", "two_folders", "derived"] = "two_folders"
     else:
-        files = split_images(root, "train")
+        files = _images(root)
         count = len(files)
         if _mostly_double(files):
             source = "side_by_side"
@@ -88,6 +88,19 @@ def survey(root: Path) -> Survey:
     else:
         task, reasons["task"] = _task_of(sources)
     return Survey(source, folders, direction, task, count, size, reasons, palette)
+
+
+def _images(root: Path) -> list[Path]:
+    """The images to train on; where there are none, it says what the folder may be instead."""
+    try:
+        return split_images(root, "train")
+    except DataError as error:
+        if "no images" not in str(error) or not any(root.rglob("*.parquet")):
+            raise
+        raise DataError(
+            f"no images below {str(root)!r}, but parquet files: write a recipe with "
+            f'data.source = "huggingface" and data.root = "{root.as_posix()}"'
+        ) from error
 
 
 def _two_folders(root: Path) -> tuple[str, str] | None:

@@ -48,7 +48,10 @@ def check_url(url: str) -> None:
     except ValueError:
         fine = False
     if not fine or not url.isascii() or not url.isprintable() or " " in url:
-        raise RequestError(f"{url!r} is not an address that starts with http:// or https://")
+        raise RequestError(
+            f"{url!r} is not an address that starts with http:// or https://, nor a file that is "
+            f"there"
+        )
 
 
 def ask(url: str, headers: Mapping[str, str], timeout: float) -> http.client.HTTPResponse:

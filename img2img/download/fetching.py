@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ def fetch(
     Args:
         data: which.
         folder: where it goes; its parents are made.
-        url: another copy of the archive.
+        url: another copy of the archive; the path of a file as well, which is left alone.
         replace: take the place of a data set that is there.
         timeout: seconds without a byte after which a connection counts as broken.
         watch: is told how it goes.
@@ -73,13 +74,17 @@ def fetch(
         Interrupted: by Ctrl-C; what has arrived is kept.
     """
     url = url or data.url
-    check_url(url)
+    archive = _local(url)
+    if archive is None:
+        check_url(url)
     # A link to another disk stays one: all that is temporary goes beside what it leads to.
     place = folder.expanduser().resolve()
     if not place.name or Path.cwd().is_relative_to(place):
         raise RequestError(
             f"{folder} is the folder you are in, or above it; name another with --out"
         )
+    if archive is not None and archive.is_relative_to(place):
+        raise RequestError(f"{url} is in the folder that it would become; move it elsewhere")
     if not replace and (there := _already(data, folder, place)):
         return there
     new = not place.parent.exists()
@@ -91,14 +96,17 @@ def fetch(
             # Another may have finished since, or an exchange was undone.
             if not replace and (there := _already(data, folder, place)):
                 return there
-            return _Fetch(data, folder, place, url, replace, timeout, watch or Watcher()).run()
+            watch = watch or Watcher()
+            return _Fetch(data, folder, place, url, archive, replace, timeout, watch).run()
     except (FileExistsError, NotADirectoryError) as error:
         raise RequestError(f"{error.filename} is not a folder; name another with --out") from error
     except OSError as error:
         where = error.filename or place.parent
+        kept = "what has arrived is kept, and the same command goes on from there"
+        arrived = Partial(_beside(place, "tar.gz.partial")).have > 0
         raise Img2ImgError(
-            f"cannot write {where}: {error.strerror or error}; what has arrived is kept, and the "
-            f"same command goes on from there"
+            f"cannot write {where}: {error.strerror or error}; "
+            f"{kept if arrived else 'name another folder with --out'}"
         ) from error
     finally:
         # Nothing came, so nothing stays.
@@ -112,6 +120,7 @@ class _Fetch:
     folder: Path
     place: Path
     url: str
+    archive: Path | None
     replace: bool
     timeout: float
     watch: Watcher
@@ -121,6 +130,10 @@ class _Fetch:
         if self.replace:
             _check_replaceable(self.folder, self.place)
         partial = Partial.at(_beside(self.place, "tar.gz.partial"))
+        if self.archive is not None:
+            fetched = self._take(self.archive)
+            partial.discard()
+            return fetched
         try:
             if partial.whole:
                 self.watch.note(f"the archive is there already ({size_text(partial.have)})")
@@ -139,6 +152,19 @@ class _Fetch:
             ) from error
         partial.discard()
         return fetched
+
+    def _take(self, archive: Path) -> Fetched:
+        """Unpack a file of the user's."""
+        size = archive.stat().st_size
+        self._check_room(size, size)
+        try:
+            return self._unpack(Partial(archive, str(archive), total=size))
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted: nothing was unpacked") from None
+        except BadArchiveError as error:
+            raise BadArchiveError(
+                f"{error}.\nThat is {archive}, which is left as it is; nothing was unpacked"
+            ) from error
 
     def _download(self, partial: Partial) -> None:
         Transfer(
@@ -204,6 +230,15 @@ class _Fetch:
                 old.rename(self.place)
             raise
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _local(url: str) -> Path | None:
+    """The file that is meant instead of an address."""
+    # An address may be too long for a file's name.
+    with contextlib.suppress(OSError):
+        if Path(url).is_file():
+            return Path(url).resolve()
+    return None
 
 
 def _tidy(place: Path) -> None:

@@ -18,6 +18,7 @@ class Partial:
         etag: the server's mark of this version, strong ones only, or "".
         modified: the server's `Last-Modified`, or "".
         total: bytes of the whole file, if the server said.
+        resumes: whether, as far as is known, the server sends the rest of it.
     """
 
     path: Path
@@ -25,6 +26,7 @@ class Partial:
     etag: str = ""
     modified: str = ""
     total: int | None = None
+    resumes: bool = True
 
     @classmethod
     def at(cls, path: Path) -> Partial:
@@ -32,6 +34,7 @@ class Partial:
         try:
             said = json.loads(_beside(path).read_text(encoding="utf-8"))
             partial = cls(path, **{key: said[key] for key in ("url", "etag", "modified", "total")})
+            partial.resumes = said.get("resumes", True) is True
         except (OSError, ValueError, KeyError, TypeError):
             partial = cls(path)
         texts = (partial.url, partial.etag, partial.modified)
@@ -57,11 +60,11 @@ class Partial:
         """Whether all of it is there."""
         return self.total is not None and self.have == self.total
 
-    def begin(self, url: str, headers: Message, total: int | None) -> None:
+    def begin(self, url: str, headers: Message, total: int | None, *, resumes: bool) -> None:
         """Start from nothing, with what the server says about the file."""
         self.discard()
         etag = headers.get("ETag", "")
-        self.url, self.total = url, total
+        self.url, self.total, self.resumes = url, total, resumes
         # A weak one does not promise the same bytes.
         self.etag = "" if etag.startswith("W/") else etag
         self.modified = headers.get("Last-Modified", "")
@@ -81,15 +84,19 @@ class Partial:
         self.path.unlink(missing_ok=True)
         _beside(self.path).unlink(missing_ok=True)
         self.url = self.etag = self.modified = ""
-        self.total = None
+        self.total, self.resumes = None, True
 
     def kept(self) -> str:
         """How much there is and what to do, as part of a sentence."""
         if not self.have:
             return "nothing has arrived yet; the same command tries again"
-        return (
-            f"{progress_text(self.have, self.total)} are kept, and the same command goes on there"
-        )
+        kept = f"{progress_text(self.have, self.total)} are kept"
+        if not self.resumes and not self.whole:
+            return (
+                f"{kept}, but this server does not go on there: the same command starts again, "
+                f"unless --url names one that does"
+            )
+        return f"{kept}, and the same command goes on there"
 
 
 def size_text(count: int) -> str:

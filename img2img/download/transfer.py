@@ -1,7 +1,8 @@
 """One file over HTTP; what breaks goes on where it stopped.
 
 A later request asks for the rest of the same file (`Range` with `If-Range`) and nothing else: where
-the server's file has changed, or the server cannot resume, it begins anew.
+the server's file has changed, or the server cannot resume, it begins anew. What is there is kept
+until the beginning of another archive has come.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import http.client
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from img2img.download.connection import RANGE_REFUSED, BrokenError, ask, read, read_start
 from img2img.download.partial import Partial, progress_text, size_text
@@ -56,6 +57,8 @@ class Transfer:
     max_bytes: int
     accept: Callable[[int | None, int], None]
     watch: Watcher
+    # What is there is of no use to this server.
+    _afresh: bool = field(default=False, init=False)
 
     def run(self) -> None:
         """Bring all of it, in as many attempts as that takes.
@@ -64,6 +67,9 @@ class Transfer:
             Img2ImgError: it cannot be had now; says what is kept and what to do.
         """
         partial = self.partial
+        if partial.url != self.url:
+            # Of this server nothing is known yet.
+            partial.resumes = True
         best, failures = partial.have, 0
         while not partial.whole:
             reason, pause = "the server sent a part only", None
@@ -99,7 +105,7 @@ class Transfer:
                 self._receive(response, b"", self._continue(response, asked))
             else:
                 first = read_start(self.url, response, self.timeout)
-                self._receive(response, first, self._begin(response))
+                self._receive(response, first, self._begin(response, first, asked))
 
     def _headers(self) -> dict[str, str]:
         partial = self.partial
@@ -107,13 +113,13 @@ class Transfer:
         version = (partial.etag or partial.modified) if partial.url == self.url else ""
         # Without a version, as of another server's copy, only the length tells whether it is the
         # same file; the checks of the archive have the last word.
-        if partial.have and (version or partial.total is not None):
+        if partial.have and not self._afresh and (version or partial.total is not None):
             headers["Range"] = f"bytes={partial.have}-"
             if version:
                 headers["If-Range"] = version
         return headers
 
-    def _begin(self, response: http.client.HTTPResponse) -> int | None:
+    def _begin(self, response: http.client.HTTPResponse, first: bytes, asked: int) -> int | None:
         """Take a whole file; how long it will be, if the server says."""
         partial, total = self.partial, response.length
         if response.headers.get("Content-Length", "").isdigit() and total is not None:
@@ -125,16 +131,21 @@ class Transfer:
             )
         # Before anything is thrown away.
         self.accept(total, 0)
-        if partial.have:
-            versions = (("ETag", partial.etag), ("Last-Modified", partial.modified))
-            changed = any(
-                old and response.headers.get(header, old) != old for header, old in versions
-            )
+        if partial.have and not first:
+            raise BrokenError("the server sends an empty file")
+        versions = (("ETag", partial.etag), ("Last-Modified", partial.modified))
+        changed = partial.url == self.url and any(
+            old and response.headers.get(header, old) != old for header, old in versions
+        )
+        if partial.have and not self._afresh:
             why = "the file on the server has changed" if changed else "the server cannot resume"
             self.watch.note(f"{why}: starting again")
         size = "a file of unknown length" if total is None else size_text(total)
         self.watch.note(f"downloading {size} from {self.url}")
-        partial.begin(self.url, response.headers, total)
+        refuses = response.headers.get("Accept-Ranges", "").strip().lower() == "none"
+        resumes = not refuses and (changed or not asked)
+        partial.begin(self.url, response.headers, total, resumes=resumes)
+        self._afresh = False
         return total
 
     def _continue(self, response: http.client.HTTPResponse, asked: int) -> int:
@@ -154,12 +165,12 @@ class Transfer:
             or (partial.total is not None and total != partial.total)
             or (partial.url == self.url and partial.etag and etag and etag != partial.etag)
         ):
-            partial.discard()
+            self._begin_next()
             raise BrokenError("what the server sends does not fit what is there: starting again")
         self.accept(total, asked)
         if partial.url != self.url:
             partial.url, partial.etag, partial.modified = self.url, "", ""
-        partial.total = total
+        partial.total, partial.resumes = total, True
         partial.save()
         self.watch.note(f"going on at {progress_text(asked, total)}")
         return end
@@ -201,5 +212,9 @@ class Transfer:
             self.partial.total = asked
             self.partial.save()
             return
-        self.partial.discard()
+        self._begin_next()
         raise BrokenError("the server's file is shorter than what is there: starting again")
+
+    def _begin_next(self) -> None:
+        # What is there may still be of use to the server that it came from.
+        self._afresh, self.partial.resumes = True, False

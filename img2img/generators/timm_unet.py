@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from img2img.backbones import Backbone, Level, backbone_levels, check_maps
+from img2img.backbones import Backbone, Level, WeightsError, backbone_levels, check_maps
 from img2img.layers import (
     Activation,
     Init,
@@ -42,7 +42,7 @@ class TimmUNet(nn.Module):
         backbone: timm's name of it, with or without a tag that says which weights.
         pretrained: true for weights from the hub, false for none, or the path of a .safetensors or
             .pth file of that backbone, whose classifier is left out.
-        depth: halvings; as many as backbone and crops allow, with two pixels left, unless given.
+        depth: halvings; unless given, as many as the backbone has and leave two pixels of a crop.
         width: channels of the decoder at full size; they double with every halving, up to 16 times.
         norm: normalisation in the decoder; the backbone has its own.
         dropout: rate in the decoder layers that drop out.
@@ -89,13 +89,16 @@ class TimmUNet(nn.Module):
             image_size=image_size,
             multiple=self.size_multiple,
         )
-        self.backbone = Backbone(
-            backbone,
-            indices=[level.index for level in levels],
-            in_channels=in_channels,
-            image_size=image_size,
-            pretrained=pretrained if initialize else False,
-        )
+        try:
+            self.backbone = Backbone(
+                backbone,
+                indices=[level.index for level in levels],
+                in_channels=in_channels,
+                image_size=image_size,
+                pretrained=pretrained if initialize else False,
+            )
+        except WeightsError as error:
+            raise ValueError(f"{error}. Or start from scratch: pretrained = false") from error
         innermost = levels[-1]
         steps = ceil(log2(innermost.reduction))
         skips = {level.reduction: level.channels for level in levels[:-1]}
@@ -165,8 +168,8 @@ def choose_levels(
     # Of several maps of one size the last has seen most; a ViT has nothing else.
     by_reduction = {level.reduction: level for level in levels}
     reductions = sorted(by_reduction)
+    depths = [int(log2(r)) for r in reductions if r > 1 and log2(r).is_integer()]
     if depth is not None:
-        depths = [int(log2(r)) for r in reductions if r > 1 and log2(r).is_integer()]
         if depth not in depths:
             named = ", ".join(str(d) for d in depths) or "none: leave depth out"
             raise ValueError(
@@ -174,21 +177,27 @@ def choose_levels(
             )
         deepest = 2**depth
         if image_size % deepest:
-            below, above = image_size // deepest * deepest, -(-image_size // deepest) * deepest
-            sizes = f"{below} or {above}" if below else f"{above}"
             raise ValueError(
                 f"depth {depth} halves images {depth} times, so sizes must be multiples of "
-                f"{deepest}; {image_size} is not: use {sizes} pixels, or a smaller depth"
+                f"{deepest}; {image_size} is not: use {_nearest(image_size, deepest)} pixels, or a "
+                f"smaller depth"
             )
     else:
         # Two pixels, so that a batch norm has more than one value even in a batch of one.
-        fitting = [r for r in reductions if image_size % r == 0 and image_size // r >= 2]
-        deepest = max(fitting, default=0)
+        deepest = max((r for r in reductions if image_size // r >= 2), default=0)
         if deepest < 4:
             least = min(r for r in reductions if r >= 4)
             raise ValueError(
                 f"crops of {image_size} pixels do not fit backbone {backbone!r}: use a crop size "
                 f"that is a multiple of {least} and at least {2 * least}"
+            )
+        # Not silently a finer one that fits: most weights of a network are in its last layers.
+        if image_size % deepest:
+            possible = [d for d in depths if d >= 2 and image_size % 2**d == 0]
+            shallower = f", or depth = {possible[-1]}" if possible else ""
+            raise ValueError(
+                f"crops of {image_size} pixels are no multiple of {deepest}, by which backbone "
+                f"{backbone!r} divides them: use {_nearest(image_size, deepest)} pixels{shallower}"
             )
     return [
         by_reduction[r]
@@ -196,3 +205,9 @@ def choose_levels(
         # Halving the coarsest map again and again must meet it.
         if deepest % r == 0 and (deepest // r).bit_count() == 1
     ]
+
+
+def _nearest(size: int, multiple: int) -> str:
+    """The multiples next to a size."""
+    below, above = size // multiple * multiple, -(-size // multiple) * multiple
+    return f"{below} or {above}" if below else f"{above}"
