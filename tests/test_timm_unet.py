@@ -14,13 +14,13 @@ from torch import nn
 
 import img2img
 from img2img.backbones import Backbone, backbone_levels
-from img2img.hub import first_sentence
 from img2img.bundle import load_bundle
 from img2img.engine.checkpoint import find_checkpoints
 from img2img.engine.directory import RunDirectory
 from img2img.engine.precision import set_precision
 from img2img.errors import Img2ImgError
 from img2img.generators import TimmUNet, UNet
+from img2img.hub import first_sentence
 from img2img.inference import Policy, Translator
 from img2img.tasks import Paired
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from img2img.hub import first_sentence
 from img2img.backbones.lookup import Level
 from img2img.backbones.weights import create_features
+from img2img.hub import first_sentence
 from img2img.layers import BatchNorm2d
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from img2img.hub import first_sentence, quiet_hub
 from img2img.backbones.lookup import size_options
+from img2img.hub import first_sentence, quiet_hub
 
 
 class WeightsError(ValueError):

@@ -78,7 +78,9 @@ def fetch_data_set(
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Another copy of the archive: the address or path of a .tar.gz."),
+        typer.Option(
+            metavar="URL", help="Another copy of the archive: the address or path of a .tar.gz."
+        ),
     ] = None,
     force: Annotated[
         bool, typer.Option("--force", "--fresh", help="Replace the data set that is there.")

@@ -15,9 +15,9 @@ from typing import Any
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
-from img2img.hub import first_sentence, quiet_hub
 from img2img.data.images import Image, Split, hold_out, to_rgb
 from img2img.errors import DataError, ImageError
+from img2img.hub import first_sentence, quiet_hub
 
 # What a part of a file's path says about its split. Whole words, as in train-00000-of-00004.
 _WORDS = {
