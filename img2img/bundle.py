@@ -101,3 +101,12 @@ def load_bundle(path: Path) -> tuple[dict[str, Tensor], BundleInfo]:
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelFileError(f"{path} has a damaged description ({error})") from error
     return weights, info
+
+
+def saved_step(path: Path) -> int | None:
+    """The step whose weights a bundle holds; None where there is no bundle that says so."""
+    try:
+        step = load_bundle(path)[1].trained.get("step")
+    except ModelFileError:
+        return None
+    return step if isinstance(step, int) else None

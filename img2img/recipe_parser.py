@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -172,18 +173,30 @@ class _Parser:
         preset = {k: v for k, v in self._of_preset(str(path[0])).items() if k in own}
         # Defaults take the same way, so that a run from its recipe.toml gets the very same values.
         full = {**component.defaults, **preset, **table}
-        named = self.document.where((*path, "name"))
-        if named.startswith("--set"):
-            # The file's other settings belong to the component that it names.
-            for key in sorted(table.keys() - own - set(shared)):
-                if not self.document.where((*path, key)).startswith("--set"):
-                    what += (
-                        f" (the file's are those of another; --set '{dotted(path)}="
-                        f'{{name="{component.name}"}}\' replaces its whole table)'
-                    )
-                    break
+        what += self._left_behind(component, path, table.keys() - own - set(shared))
         model = self._checked(component.model, path, full, what, shared)
         return {} if model is None else {s.name: getattr(model, s.name) for s in component.settings}
+
+    def _left_behind(self, component: Component, path: KeyPath, extra: set[str]) -> str:
+        """A remark on settings of the file's component, where --set names another."""
+        in_data = path == ("data",)
+        named = self.document.where((*path, "source" if in_data else "name"))
+        kept = [key for key in extra if not self.document.where((*path, key)).startswith("--set")]
+        if not kept or not named.startswith("--set"):
+            return ""
+        if in_data:
+            return " (the file's belong to its own source; take them out of the file)"
+        table: Any = self.data
+        for key in path:
+            table = table[key]
+        # What belongs to the table and not to the component should stay.
+        stays = {key: table[key] for key in ("conditional", "weight") if key in table}
+        values = {"name": component.name, **stays}
+        text = ", ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
+        return (
+            f" (the file's belong to another; --set '{dotted(path)}={{{text}}}' replaces its whole "
+            f"table)"
+        )
 
     def _table(self, model: type[TableModel], key: str, table: dict[str, Any]) -> TableModel | None:
         return self._checked(model, (key,), table, f"a key of [{key}]")
@@ -223,6 +236,12 @@ class _Parser:
             )
         crop = settings.crop_size
         if not settings.resize:
+            if not settings.jitter:
+                self.problem(
+                    ("data", "jitter"),
+                    "data.jitter = false has no meaning with data.resize = false, whose crops lie "
+                    "at random places; leave one of the two out",
+                )
             if settings.load_size is not None:
                 self.problem(
                     ("data", "load_size"),
@@ -302,7 +321,11 @@ class _Parser:
 
     def _train(self) -> TrainSettings | None:
         table = self.table("train")
-        settings = self._table(TrainSettings, "train", {**self._of_preset("train"), **table})
+        usual = self._of_preset("train")
+        if table.get("schedule", usual.get("schedule")) != usual.get("schedule"):
+            # It is about the preset's own schedule.
+            usual.pop("decay_from", None)
+        settings = self._table(TrainSettings, "train", {**usual, **table})
         if "epochs" in table and "steps" in table:
             self.problem(("train", "steps"), "train has both epochs and steps; keep one of them")
         elif "epochs" not in table and "steps" not in table and self.is_table("train"):

@@ -11,7 +11,7 @@ from typing import Any
 import tomli_w
 
 from img2img.assemble import assemble
-from img2img.engine.checkpoint import find_checkpoints, step_name
+from img2img.engine.checkpoint import find_checkpoints, step_of
 from img2img.engine.directory import RunDirectory
 from img2img.engine.events import Events
 from img2img.engine.loop import train
@@ -87,16 +87,23 @@ def train_recipe(
     chosen = resolve_device(device)
     directory = RunDirectory(out or Path("runs") / recipe.name)
     directory.check(resume=resume, fresh=fresh)
+    before = None
     if resume and directory.holds_run():
-        _check_same(recipe, load_recipe(directory.recipe, plugins.registry), directory)
+        before = load_recipe(directory.recipe, plugins.registry)
+        _check_same(recipe, before, directory)
     goes_on = resume and bool(find_checkpoints(directory))
     run = assemble(
         recipe, plugins, directory, device=chosen, precision=precision, initialize=not goes_on
     )
+    finished = goes_on and step_of(find_checkpoints(directory)[-1]) >= run.plan.total_steps
+    if finished and before is not None and before.inference != recipe.inference:
+        raise RequestError(
+            f"{directory.path} is finished, and was scored with another [inference]; train longer "
+            f"with the new one (--set train.steps=N), or use --out for another directory"
+        )
     directory.prepare(resume=resume, fresh=fresh)
     if not plugins.manager.has_plugin("tensorboard"):
         plugins.manager.register(TensorBoardLogger(), name="tensorboard")
-    finished = goes_on and find_checkpoints(directory)[-1].name == step_name(run.plan.total_steps)
     # What a finished run was trained and scored on stays as it is written.
     if not finished:
         directory.write_text(directory.recipe, recipe.to_toml())
@@ -117,10 +124,14 @@ def last_validation(directory: RunDirectory) -> dict[str, float]:
 
 def to_assignments(overrides: Mapping[str, Any]) -> list[str]:
     """Python values as `key=value`, the form `--set` has."""
-    return [
-        f"{key}={tomli_w.dumps({'v': value}).partition('=')[2].strip()}"
-        for key, value in overrides.items()
-    ]
+    return [f"{key}={_inline(value)}" for key, value in overrides.items()]
+
+
+def _inline(value: Any) -> str:
+    """A value as TOML on the right of an equals sign, tables included."""
+    # Within a list of lists, where tables cannot become sections of their own.
+    text = tomli_w.dumps({"v": [[value]]}).partition("=")[2].strip()
+    return text[1:-1].strip(", \n")[1:-1].strip(", \n")
 
 
 def _check_same(new: Recipe, old: Recipe, directory: RunDirectory) -> None:

@@ -886,7 +886,18 @@ def test_a_bomb_in_a_header(get, server, tmp_path, kind):
 
 def test_headers_of_headers(get, server, tmp_path):
     content = gzip.compress(header("x", 0, tarfile.XHDTYPE) * 5000 + bytes(1024))
-    refused(get, server, tmp_path, content, "recursion")
+    refused(get, server, tmp_path, content, "headers that do not end")
+
+
+def test_a_sparse_map_without_end(get, server, tmp_path):
+    """tarfile would read all of it into memory before it shows the member."""
+    block = bytearray(header("tiny/train/x", 0, tarfile.GNUTYPE_SPARSE))
+    block[482] = 1  # more of the map follows
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    more = (b"00000000001\0" * 2 * 21 + b"\x01").ljust(512, b"\0")
+    content = gzip.compress(bytes(block) + more * 1000)
+    refused(get, server, tmp_path, content, "headers that do not end")
 
 
 def test_a_negative_size(get, server, tmp_path):

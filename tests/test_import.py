@@ -1,5 +1,6 @@
 """Another project's checkpoints: they come out right, and what is none is told apart."""
 
+import gzip
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from img2img.cli import main
 from img2img.errors import ModelFileError, RequestError
 from img2img.generators import ResNet, UNet
 from img2img.importing import import_checkpoint
+from img2img.importing.reading import read_tensors
 
 REFERENCE = Path(__file__).parents[2] / "shared" / "reference" / "peer-generators"
 FOLDERS = ("resnet_6blocks_instance_ngf4", "unet_128_instance_ngf4", "unet_256_batch_ngf4")
@@ -774,3 +776,17 @@ def test_debug_shows_where(call, folder):
     Path("G.pth").write_bytes(b"nothing")
     _, err = call("import", "G.pth", "--out", "b.safetensors", "--debug", code=2)
     assert "Traceback" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        # An end of a zip file whose directory is not where it says.
+        ("broken.pth", b"PK\x05\x06" + bytes(4) + b"\x01\x00\x01\x00" + b"\xff" * 8 + bytes(2)),
+        ("cut.pth", gzip.compress(bytes(100_000))[:40]),
+    ],
+)
+def test_describing_a_broken_archive_does_not_fail_itself(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ModelFileError, match=name):
+        read_tensors(tmp_path / name)

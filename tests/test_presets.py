@@ -185,3 +185,12 @@ def test_the_documented_table_is_true(registry):
         for key, cells in table.items():
             cell = cells[column].strip().strip("`")
             assert lookup(recipe, key) == (json.loads(cell) if cell else None), key
+
+
+def test_the_port_says_nothing_of_schedules_that_it_does_not_have(registry):
+    from img2img.assemble import _schedule
+
+    for preset in ("", "port"):
+        text = RECIPE.format(preset=f'preset = "{preset}"' if preset else "", generator="unet")
+        recipe = parse_recipe(Document(text, "a.toml"), registry, ["train.schedule=cosine"])
+        assert _schedule(recipe.train).decay_from == 0

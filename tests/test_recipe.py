@@ -546,3 +546,23 @@ def test_naming_another_component_says_how_to_leave_settings_behind(problems):
     # A mistake in --set itself is just that.
     (problem,) = problems(LEAST, "generator.name=resnet", "generator.widht=3")
     assert "replaces" not in problem
+
+
+def test_a_replaced_entry_keeps_its_weight(problems):
+    text = LEAST.replace('name = "l1"', 'name = "charbonnier"\nweight = 7\nepsilon = 0.1')
+    (problem,) = problems(text, "losses.0.name=l1")
+    assert """--set 'losses.0={name="l1", weight=7}' replaces its whole table""" in problem
+
+
+def test_another_source_leaves_the_root_alone(problems):
+    text = with_data("count = 4\nroot = 'photos'")
+    (problem,) = problems(text, "data.source=side_by_side")
+    assert (
+        "data.count is not a key of [data] with the source 'side_by_side' (the file's belong"
+        in (problem)
+    )
+
+
+def test_no_jitter_and_no_resizing(problems):
+    (problem,) = problems(with_data("jitter = false\nresize = false"))
+    assert ":4: data.jitter = false has no meaning with data.resize = false" in problem

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import threading
+import tomllib
 import warnings
 from pathlib import Path
 
@@ -623,3 +624,46 @@ def test_a_finished_run_keeps_what_it_was_scored_on(tmp_path, files_recipe, pair
     assert (tmp_path / "run" / "recipe.toml").read_text() == before
     run(files_recipe, tmp_path / "run", resume=True, data__root=str(other), train__steps=3)
     assert str(other) in (tmp_path / "run" / "recipe.toml").read_text()
+
+
+def test_a_finished_run_says_what_can_change_no_more(tmp_path, recipe):
+    run(recipe, tmp_path / "run", train__steps=2)
+    before = (tmp_path / "run" / "recipe.toml").read_text()
+    with pytest.raises(RequestError, match="is finished, and was scored with another"):
+        run(recipe, tmp_path / "run", resume=True, train__steps=2, inference__dropout=False)
+    run(recipe, tmp_path / "run", resume=True, train__steps=1)
+    assert (tmp_path / "run" / "recipe.toml").read_text() == before
+    run(recipe, tmp_path / "run", resume=True, train__steps=3, inference__dropout=False)
+    info = load_bundle(tmp_path / "run" / "model.safetensors")[1]
+    assert (info.trained["step"], info.inference["dropout"]) == (3, False)
+
+
+def test_a_bundle_that_is_behind_its_checkpoint_is_written_anew(tmp_path, recipe):
+    """As where a run is killed between the two, at its very end."""
+    run(recipe, tmp_path / "run", train__steps=2)
+    older = (tmp_path / "run" / "model.safetensors").read_bytes()
+    run(recipe, tmp_path / "run", resume=True, train__steps=4)
+    loaded, _ = load_bundle(tmp_path / "run" / "model.safetensors")
+    # Copies, because what is loaded lies in the file that is written over here.
+    newer = {name: tensor.clone() for name, tensor in loaded.items()}
+    (tmp_path / "run" / "model.safetensors").write_bytes(older)
+    run(recipe, tmp_path / "run", resume=True, train__steps=4)
+    weights, info = load_bundle(tmp_path / "run" / "model.safetensors")
+    assert info.trained["step"] == 4
+    assert all(torch.equal(weights[name], newer[name]) for name in weights)
+
+
+def test_tables_can_be_overridden_from_python(tmp_path, recipe):
+    from img2img.training import to_assignments
+
+    values = {
+        "data.source_color": {"hue": 0.1},
+        "generator": {"name": "unet", "width": 8, "dropout_layers": [1, 2]},
+        "losses": [{"name": "l1", "weight": 100}, {"name": "ssim"}],
+        "name": "a, ]} b",
+        "train.steps": 3,
+    }
+    for (key, value), assignment in zip(values.items(), to_assignments(values), strict=True):
+        given, _, text = assignment.partition("=")
+        assert given == key
+        assert tomllib.loads(f"v = {text}") == {"v": value}

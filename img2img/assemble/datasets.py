@@ -48,13 +48,6 @@ def build_datasets(recipe: Recipe, registry: Registry, task: Task) -> Datasets:
     train, held_out = (build_source(recipe, registry, split) for split in ("train", "val"))
     derive = getattr(train, "degrade", None)
     swap = data.direction == "BtoA"
-    if derive is not None and swap:
-        problems = Problems(recipe)
-        problems.add(
-            ("data", "direction"),
-            "the source is made from the target here, so it can only be AtoB",
-        )
-        problems.raise_any()
     prepare = partial(
         Augmentation,
         source_interpolation=task.source_interpolation,
@@ -112,6 +105,11 @@ def build_source(recipe: Recipe, registry: Registry, split: Split) -> PairSource
         if known and not root.exists():
             raise DataError(f"{error}; `img2img data fetch {known[0]}` gets it") from error
         raise
+    if hasattr(source, "degrade") and recipe.data.direction == "BtoA":
+        problems.add(
+            ("data", "direction"),
+            "the source is made from the target here, so it can only be AtoB",
+        )
     problems.raise_any()
     assert source is not None
     return source

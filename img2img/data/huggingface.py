@@ -275,12 +275,9 @@ def _may_be_image(feature: Any) -> bool:
 
 
 def _decode(cell: Any, place: Path, column: str) -> Image:
-    """One image of a row, (H, W, 3) uint8 sRGB."""
+    """One image of a row, (H, W, 3) uint8 sRGB; from its bytes, never from a path that it names."""
     data = cell.get("bytes") if isinstance(cell, dict) else cell
-    path = cell.get("path") if isinstance(cell, dict) else None
     try:
-        if data is None and path and Path(path).is_file():
-            data = Path(path).read_bytes()
         if not data:
             raise ImageError(place, f"column {column!r} is empty")
         with PillowImage.open(io.BytesIO(data)) as opened:

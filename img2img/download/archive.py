@@ -17,6 +17,8 @@ CHUNK = 1 << 20
 # Names fit into this many times over. tarfile would read any amount into memory, and its way
 # through a header takes time that grows with the square.
 MAX_HEADER = 16 << 10
+# Reads for one member: its own header, and a few that extend it.
+MAX_HEADERS = 32
 MAX_NAME = 1024
 MAX_PART = 200
 MAX_DEPTH = 10
@@ -37,6 +39,7 @@ _DAMAGE = (
     zlib.error,
     ValueError,
     ArithmeticError,
+    LookupError,
     RecursionError,
 )
 
@@ -81,6 +84,7 @@ def unpack(
             raise _damaged(error) from error
         count = size = 0
         while (member := _next(tar)) is not None:
+            unpacked.headers = 0
             count += 1
             size += member.size
             _check(member, size, count, max_bytes, max_files)
@@ -115,8 +119,14 @@ class _Unpacked(gzip.GzipFile):
     """What tarfile reads from: headers, and those no longer than they need to be."""
 
     last = b""
+    # Since the last member: a sparse file's map or a chain of extended headers may have no end, and
+    # tarfile reads it all before it shows what it has.
+    headers = 0
 
     def read(self, size: int | None = -1) -> bytes:
+        self.headers += 1
+        if self.headers > MAX_HEADERS:
+            raise ValueError("headers that do not end")
         if size is None or not 0 <= size <= MAX_HEADER:
             raise ValueError("a header of implausible length")
         self.last = super().read(size)

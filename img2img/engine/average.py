@@ -13,7 +13,7 @@ class WeightAverage:
 
     After n steps the average keeps min(decay, (1 + n) / (10 + n)) of itself, so that it forgets the
     first, random weights soon however high the decay (the warm-up of TensorFlow's
-    ExponentialMovingAverage). Used for images by arXiv 1710.10196, section 6 ("inspection").
+    ExponentialMovingAverage). For generators of images: arXiv 1710.10196, with a decay of 0.999.
 
     Args:
         network: what to average; a copy of it, `self.network`, holds the average.

@@ -24,7 +24,7 @@ def save_checkpoint(directory: RunDirectory, state: TrainState, keep: int) -> Pa
     Raises:
         Img2ImgError: it cannot be written; what was there before stays.
     """
-    target = directory.checkpoints / step_name(state.step)
+    target = directory.checkpoints / f"step-{state.step:08d}"
     partial = directory.checkpoints / f".partial-{target.name}"
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -50,9 +50,9 @@ def save_checkpoint(directory: RunDirectory, state: TrainState, keep: int) -> Pa
     return target
 
 
-def step_name(step: int) -> str:
-    """What the checkpoint after a step is called."""
-    return f"step-{step:08d}"
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was written."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def find_checkpoints(directory: RunDirectory) -> list[Path]:

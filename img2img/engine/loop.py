@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from img2img.bundle import save_bundle
+from img2img.bundle import save_bundle, saved_step
 from img2img.data.loading import Batch, batches, steps_per_epoch
 from img2img.engine.average import WeightAverage
 from img2img.engine.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
@@ -64,6 +64,7 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
     unreadable = _Unreadable(len(run.train_pairs))
     for network in method.networks.values():
         network.train()
+    bundled = -1
     if state.step == 0:
         _write_samples(run, state, events)
     began = time.perf_counter() - state.elapsed_s
@@ -107,13 +108,15 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
                 state.window_s = time.perf_counter() - window_began
                 path = save_checkpoint(directory, state, plan.keep_checkpoints)
                 _write_bundle(run, state)
+                bundled = state.step
                 if not last:
                     write_report(directory.path)
                 events.tell("on_checkpoint", step=state.step, path=path)
             if last:
                 break
     finished = state.step >= plan.total_steps
-    if not directory.model.is_file():
+    # One killed between its last checkpoint and this has an older bundle.
+    if bundled != state.step and saved_step(directory.model) != state.step:
         _write_bundle(run, state)
     write_report(directory.path)
     events.tell("on_run_end", run_dir=directory.path, step=state.step, finished=finished)

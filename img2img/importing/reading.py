@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tarfile
 import zipfile
@@ -62,6 +63,27 @@ def _what_it_is(path: Path, error: Exception) -> str:
         return f"is an image of {width}x{height} pixels; wanted are {WANTED}"
     except ImageError:
         pass
+    # These readers meet a stranger's bytes too, and only to describe them.
+    with contextlib.suppress(Exception):
+        if kind := _archive(path, head):
+            return kind
+    text = " ".join(str(error).split())
+    if found := re.search(r"GLOBAL (\S+)", text):
+        return (
+            f"holds the Python object {shown(found[1])} and not weights alone. Reading it could "
+            f"run code, so it was not read. Where you trust it, save the weights alone: "
+            f"torch.save(network.state_dict(), 'latest_net_G.pth')"
+        )
+    # torch's advice here is to load it after all; only what went wrong matters.
+    reason = text.rpartition("WeightsUnpickler error: ")[2].partition(" Check the doc")[0]
+    return (
+        f"cannot be read as a PyTorch checkpoint ({type(error).__name__}: {shown(reason)}); it is "
+        f"damaged or something else"
+    )
+
+
+def _archive(path: Path, head: bytes) -> str | None:
+    """What kind of archive a file is, if it is one."""
     if head.startswith(b"PK"):
         if not zipfile.is_zipfile(path):
             return "begins like a checkpoint, and its end is missing: copy or download it again"
@@ -76,19 +98,7 @@ def _what_it_is(path: Path, error: Exception) -> str:
             return f"is a zip file, and none that torch.save wrote; wanted are {WANTED}"
     if tarfile.is_tarfile(path):
         return "is a tar archive; unpack it and name a checkpoint from it"
-    text = " ".join(str(error).split())
-    if found := re.search(r"GLOBAL (\S+)", text):
-        return (
-            f"holds the Python object {shown(found[1])} and not weights alone. Reading it could "
-            f"run code, so it was not read. Where you trust it, save the weights alone: "
-            f"torch.save(network.state_dict(), 'latest_net_G.pth')"
-        )
-    # torch's advice here is to load it after all; only what went wrong matters.
-    reason = text.rpartition("WeightsUnpickler error: ")[2].partition(" Check the doc")[0]
-    return (
-        f"cannot be read as a PyTorch checkpoint ({type(error).__name__}: {shown(reason)}); it is "
-        f"damaged or something else"
-    )
+    return None
 
 
 def _state_dict(path: Path, content: Any) -> dict[str, Tensor]:

@@ -17,7 +17,8 @@ class CrossEntropy(nn.Module):
     (B, N, H, W), one-hot -> a scalar. Where a target is 0 in all classes, the pixel is left out.
     For tasks whose targets are classes; arXiv 1611.07004, section 4.6, regresses their colours.
     As torch's function of logits and class numbers, weights and smoothing (arXiv 1512.00567,
-    section 7) included.
+    section 7) included; but where the softmax gave exactly 0, whose logits no longer show, there is
+    no gradient.
 
     Args:
         class_weights: a factor for each class, for example more than 1 for rare ones; the mean is
