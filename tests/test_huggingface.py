@@ -427,3 +427,26 @@ def test_without_the_library(tmp_path, folder):
     )
     assert done.stdout.startswith("DataError "), done.stderr
     assert 'pip install "img2img[datasets]"' in done.stdout
+
+
+def test_rows_may_name_files_of_the_data_and_no_others(tmp_path):
+    """A stranger's table must not bring a file of this machine into samples and models."""
+    inside, outside = tmp_path / "data" / "images", tmp_path / "private"
+    for folder, seed in ((inside, 0), (outside, 1)):
+        folder.mkdir(parents=True)
+        Image.fromarray(picture(seed)).save(folder / "a.png")
+    link = inside / "link.png"
+    link.symlink_to(outside / "a.png")
+    named = [inside / "a.png", "images/a.png", outside / "a.png", "../private/a.png", link]
+    column = [{"bytes": None, "path": str(path)} for path in named]
+    kind = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    rows = pyarrow.table({name: pyarrow.array(column, kind) for name in ("source", "target")})
+    # Two splits, so that none is held out.
+    for split in ("train", "val"):
+        pyarrow.parquet.write_table(rows, tmp_path / "data" / f"{split}.parquet")
+    source = HuggingFace(tmp_path / "data", "train")
+    for index in (0, 1):
+        assert (source.pair(index)[0] == picture(0)).all()
+    for index in (2, 3, 4):
+        with pytest.raises(ImageError, match="which is not below"):
+            source.pair(index)

@@ -74,6 +74,10 @@ class HuggingFace:
     ) -> None:
         library = _library()
         self.root = root.as_posix()
+        # Where rows may name files instead of holding them; what the hub gave lies in its cache.
+        self.folder = Path(library.config.HF_CACHE_HOME).resolve()
+        if root.exists():
+            self.folder = (root if root.is_dir() else root.parent).resolve()
         splits = _splits(library, root, config, revision)
         train, val = _choose(list(splits), self.root, train_split, val_split)
         self.split = train if split == "train" or val is None else val
@@ -104,7 +108,9 @@ class HuggingFace:
     def pair(self, index: int) -> tuple[Image, Image]:
         place = Path(self.name(index))
         row = self.rows[self.indices[index]]
-        first, second = (_decode(row[column], place, column) for column in self.columns)
+        first, second = (
+            _decode(row[column], place, column, self.folder) for column in self.columns
+        )
         (height, width), (height2, width2) = first.shape[:2], second.shape[:2]
         if (height, width) != (height2, width2):
             raise ImageError(
@@ -274,10 +280,22 @@ def _may_be_image(feature: Any) -> bool:
     return kind == "Image" or getattr(feature, "dtype", "") in ("binary", "large_binary")
 
 
-def _decode(cell: Any, place: Path, column: str) -> Image:
-    """One image of a row, (H, W, 3) uint8 sRGB; from its bytes, never from a path that it names."""
+def _decode(cell: Any, place: Path, column: str, folder: Path) -> Image:
+    """One image of a row, (H, W, 3) uint8 sRGB: its bytes, or a file below the data's folder.
+
+    A stranger's table may name any file of this machine, and gets none from elsewhere.
+    """
     data = cell.get("bytes") if isinstance(cell, dict) else cell
+    path = cell.get("path") if isinstance(cell, dict) else None
     try:
+        if data is None and path:
+            # Joined to an absolute one, the folder vanishes.
+            file = (folder / path).resolve()
+            if not file.is_relative_to(folder):
+                raise ImageError(
+                    place, f"column {column!r} names {path}, which is not below {folder}"
+                )
+            data = file.read_bytes() if file.is_file() else None
         if not data:
             raise ImageError(place, f"column {column!r} is empty")
         with PillowImage.open(io.BytesIO(data)) as opened:
