@@ -71,7 +71,9 @@ def measure(name: str) -> dict[str, Any]:
     return found
 
 
-def train(name: str, options: argparse.Namespace, out: Path) -> dict[str, Any]:
+def train(
+    name: str, networks: dict[str, Any], options: argparse.Namespace, out: Path
+) -> dict[str, Any]:
     """Losses at the beginning and the end, and the scores, of a short run."""
     overrides: dict[str, Any] = {
         "data.root": str(options.data),
@@ -82,7 +84,7 @@ def train(name: str, options: argparse.Namespace, out: Path) -> dict[str, Any]:
         "train.sample_every": options.steps,
         "train.seed": options.seed,
     }
-    if "discriminator" in measured[name]:
+    if "discriminator" in networks:
         overrides["discriminator.width"] = options.width
     began = time.perf_counter()
     done = img2img.train(name, out=out, fresh=True, device=options.device, overrides=overrides)
@@ -113,9 +115,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         rows = {}
         for name in names:
-            measured[name] = measure(name)
+            networks = measure(name)
             out = (options.out or Path(scratch)) / name.replace("/", "-")
-            rows[name] = {"networks": measured[name], **train(name, options, out)}
+            rows[name] = {"networks": networks, **train(name, networks, options, out)}
             console.print(f"{name}: {rows[name]['seconds']} s")
     if options.json:
         settings = {k: v for k, v in vars(options).items() if k not in ("data", "out", "json")}
@@ -124,15 +126,13 @@ def main() -> None:
         Console(width=150, highlight=False).print(as_table(rows))
 
 
-measured: dict[str, dict[str, Any]] = {}
-
-
 def as_table(rows: dict[str, dict[str, Any]]) -> Table:
     """One line a recipe; the paper's figure, where it has one, behind a stroke."""
     table = Table(box=None, header_style="bold", pad_edge=False)
     for title in (
         "recipe",
         "generator, M",
+        "reaches",
         "discriminator, M",
         "sees / paper",
         "adversarial",
@@ -149,6 +149,7 @@ def as_table(rows: dict[str, dict[str, Any]]) -> Table:
         table.add_row(
             name,
             _beside(generator),
+            str(generator["receptive_field"]),
             _beside(discriminator) if discriminator else "none",
             f"{discriminator['receptive_field']} / {discriminator['paper_receptive_field']}"
             if discriminator

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from img2img.discriminators import PatchGAN70
+from img2img.discriminators import PatchGAN, PatchGAN70
 from img2img.generators import UNet
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -32,12 +32,16 @@ class Pix2PixModel:
 """
 
 
-@pytest.fixture
-def train_step():
-    spec = importlib.util.spec_from_file_location("train_step", BENCHMARKS / "train_step.py")
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def train_step():
+    return script("train_step")
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -99,3 +103,35 @@ def test_train_step_refuses(train_step, capsys, arguments, message):
         train_step.main(arguments.split())
     assert left.value.code == 2
     assert message in capsys.readouterr().err
+
+
+# The paper's tables
+
+
+@pytest.mark.parametrize(("layers", "field"), [(1, 16), (2, 34), (3, 70)])
+def test_receptive_fields_are_measured(layers, field):
+    network = PatchGAN(6, width=4, layers=layers)
+    assert script("paper_tables").receptive_field(network, 6, 160) == (field, False)
+
+
+def test_a_row_of_the_papers_tables(pairs_folder, monkeypatch, capsys):
+    """Sizes and field are the shipped recipe's; the training is as small as was asked."""
+    arguments = ["--steps", "2", "--size", "32", "--width", "4", "--device", "cpu"]
+    rows = ["table2/encoder_decoder-l1", "table3/1x1"]
+    command = ["paper_tables.py", "--data", str(pairs_folder), *arguments, "--only", *rows]
+    monkeypatch.setattr(sys, "argv", [*command, "--json"])
+    script("paper_tables").main()
+    found = json.loads(capsys.readouterr().out)["rows"]
+    assert list(found) == rows
+    one, other = (found[row] for row in rows)
+    assert "discriminator" not in one["networks"]
+    seen = other["networks"]["discriminator"]
+    assert (seen["receptive_field"], seen["paper_receptive_field"]) == (1, 1)
+    assert other["networks"]["generator"]["parameters"] == 54_413_955
+    assert all(row["last_losses"]["l1"] > 0 and row["validation"]["l1"] > 0 for row in (one, other))
+    monkeypatch.setattr(sys, "argv", command)
+    script("paper_tables").main()
+    printed = capsys.readouterr().out
+    assert "1 / 1" in printed
+    assert "54.41 / 54.41" in printed
+    assert "whole image" in printed

@@ -119,8 +119,9 @@ def _check_fit(name: str, path: str, state: dict[str, Tensor], options: dict[str
 
     try:
         load(dict(state))
+    # Whatever timm raises, this may only be the classifier, which is not used: missing, or of other
+    # classes. If it is more, the second attempt says so.
     except Exception:
-        # Or the classifier is missing, or tells other classes apart: it is not used.
         config = timm.get_pretrained_cfg(name)
         named = (config and config.classifier) or ()
         heads = (named,) if isinstance(named, str) else tuple(named)

@@ -22,8 +22,8 @@ class SSIM(nn.Module):
 
     torchmetrics' function would do as a loss: it has gradients and asks the host for nothing. But
     its versions differ at the border, which some mirror and some leave out, so that an upgrade
-    would change what is trained; on CUDA its convolutions are TF32 unless told otherwise, whose
-    rounding is as large as the variance of a smooth window; and it takes twice the time.
+    would change what is trained; and on CUDA its convolutions are TF32 unless told otherwise,
+    whose rounding is as large as the variance of a smooth window.
 
     Args:
         window: height and width of the window, in pixels; odd.
