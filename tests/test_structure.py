@@ -16,7 +16,7 @@ ROOT = Path(img2img.__file__).parent
 
 # From the bottom up. A module may import from its own row and from those above it in this list.
 LAYERS = (
-    ("errors", "hookspecs", "hub", "layers"),
+    ("errors", "hookspecs", "hub", "layers", "picture"),
     ("backbones",),
     ("download",),
     ("tasks", "data", "generators", "discriminators", "losses"),
@@ -40,7 +40,7 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 COMPONENTS = ("tasks", "data", "generators", "discriminators", "losses", "methods")
 # What components may use of ours, besides each other.
-FOUNDATIONS = ("errors", "hub", "layers", "backbones")
+FOUNDATIONS = ("errors", "hub", "layers", "picture", "backbones")
 
 
 def module_name(path):
