@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -12,15 +13,28 @@ from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from torch import Tensor, nn
 
-from img2img.data.images import Image, resize_image, to_indexed, to_rgb
-from img2img.inference.policy import Policy, apply_policy
-from img2img.tasks.base import Task
+from img2img.data.images import resize_image
+from img2img.data.memory import from_array, from_pillow, to_pillow
+from img2img.inference.noise import seed_of
+from img2img.inference.policy import Policy, has_noise
+from img2img.inference.resizing import Mode, resize, resize_rows
+from img2img.inference.running import Runner
+from img2img.inference.samples import Moments, Samples
+from img2img.picture import Picture, Pixels, to_depth
+from img2img.tasks.base import Task, image_channels_of
 
-AnyImage = TypeVar("AnyImage", PillowImage.Image, NDArray[np.uint8], Tensor)
+AnyImage = TypeVar("AnyImage", PillowImage.Image, NDArray[Any], Tensor)
+
+# Rows that are encoded together where only their checksum is wanted.
+ROWS = 512
+# Images of 256 x 256 pixels in a batch, unless the caller says otherwise: what CPUs and GPUs like.
+BATCH, GPU_BATCH = 4, 16
 
 
 class Translator:
     """Translates images with a trained generator; the same image gives the same result each time.
+
+    Results depend neither on the batch nor on the thread: several threads may use one translator.
 
     Args:
         network: source to output, (B, C, H, W); it is changed to its test-time form in place.
@@ -28,11 +42,15 @@ class Translator:
         policy: normalisation and dropout at test time.
         device: where the network lies.
         seed: of the dropout noise, where the policy keeps it on.
+        tile: sides of the tiles that large images are cut into, in pixels as the network sees them;
+            0 never cuts, None cuts what would take more than 4 GiB of features.
 
     Attributes:
         module: the network, (B, C, H, W) float32 in [-1, 1].
         task: as given.
         palette: colours (N, 3) of the classes that outputs are, or None where they are images.
+        image_channels: channels of the images that go in, and of those that come out.
+        noisy: whether samples differ.
         size_multiple: pixels that the network's height and width must be a multiple of.
         size_least: pixels that both must have at least.
     """
@@ -45,111 +63,244 @@ class Translator:
         *,
         device: torch.device | str = "cpu",
         seed: int = 0,
+        tile: int | None = None,
     ) -> None:
-        self._noise = apply_policy(network, policy)
-        self.module = network.requires_grad_(False)
-        self.task = task
-        self.palette: Image | None = getattr(task, "palette", None)
         self.device = torch.device(device)
+        self._runner = Runner(network, task.source_channels, policy, device=self.device, tile=tile)
+        self.module = self._runner.network
+        self.size_multiple, self.size_least = self._runner.multiple, self._runner.least
+        self.task = task
+        self.palette: NDArray[np.uint8] | None = getattr(task, "palette", None)
+        self.image_channels = image_channels_of(task)
+        self.noisy = has_noise(network)
         self.seed = seed
         self.scale = policy.scale
-        self.size_multiple = int(getattr(network, "size_multiple", 1))
-        self.size_least = int(getattr(network, "size_least", 1))
 
-    def __call__(self, image: AnyImage) -> AnyImage:
-        """Translate one image: what goes in is what comes out.
+    @overload
+    def __call__(self, image: AnyImage) -> AnyImage: ...
+
+    @overload
+    def __call__(self, image: Sequence[AnyImage]) -> list[AnyImage]: ...
+
+    def __call__(self, image: Any) -> Any:
+        """Translate one image or several: what goes in is what comes out, at the same depth.
 
         Where outputs are classes, a PIL image comes back as one of mode P whose values are the
-        classes, an array as their colours, and a tensor as probabilities (N, H, W).
+        classes, an array as their colours in uint8, and a tensor as probabilities (N, H, W).
 
         Args:
-            image: a PIL image of any 8-bit mode; an array (H, W, 3) or (H, W) of uint8; or a tensor
-                of encoded sources, (C, H, W) or (B, C, H, W) float32 in [-1, 1].
+            image: a PIL image of any mode, whose alpha is kept; an array (H, W), (H, W, C) or
+                (B, H, W, C) of uint8, uint16, or floats in [0, 1]; a tensor of encoded sources,
+                (C, H, W) or (B, C, H, W) float32 in [-1, 1], to which no scale is applied; or a
+                list or tuple of images of one of these kinds, of any sizes.
 
         Raises:
             TypeError: it is none of these.
-            ValueError: an array or tensor of another shape.
+            ValueError: channels, a shape or a type that the model does not take.
         """
-        if isinstance(image, PillowImage.Image):
-            result = self.translate_images([to_rgb(image)])[0]
-            if self.palette is not None:
-                return to_indexed(result, self.palette)
-            return PillowImage.fromarray(result)
         if isinstance(image, Tensor):
-            if image.ndim not in (3, 4) or image.shape[-3] != self.task.source_channels:
-                raise ValueError(
-                    f"expected a tensor ({self.task.source_channels}, H, W) or with a batch before "
-                    f"it, not {tuple(image.shape)}"
-                )
-            batch = image if image.ndim == 4 else image[None]
-            output = self.translate(batch).to(image.device)
-            return output if image.ndim == 4 else output[0]
-        if isinstance(image, np.ndarray):
-            if image.dtype != np.uint8 or image.ndim not in (2, 3):
-                raise ValueError(
-                    f"expected an array (H, W, 3) of uint8, not {image.shape} of {image.dtype}"
-                )
-            height, width = image.shape[:2]
-            channels = 1 if image.ndim == 2 else image.shape[2]
-            if channels not in (1, 3):
-                raise ValueError(f"expected 1 or 3 channels last, not {image.shape}")
-            deep = image.reshape(height, width, channels)
-            rgb = np.ascontiguousarray(np.broadcast_to(deep, (height, width, 3)))
-            return self.translate_images([rgb])[0]
-        raise TypeError(f"expected a PIL image, an array or a tensor, not {type(image).__name__}")
-
-    def translate_images(self, images: Sequence[Image]) -> list[Image]:
-        """Translate (H, W, 3) uint8 images of one size together; the sizes come back unchanged.
-
-        The network sees them at the scale it was trained at; what it gives is resized back.
-        """
-        height, width = images[0].shape[:2]
-        seen = (round(width * self.scale[0]) or 1, round(height * self.scale[1]) or 1)
-        sources = torch.stack([self.task.encode_source(image) for image in images])
-        if seen == (width, height):
-            outputs = self.translate(sources).cpu()
+            return self._tensors(image)
+        if isinstance(image, np.ndarray) and image.ndim == 4:
+            return np.stack(self._arrays(list(image))) if len(image) else image
+        several = image if isinstance(image, (list, tuple)) else [image]
+        kinds = {_kind(one) for one in several}
+        if len(kinds) > 1:
+            raise TypeError("expected images of one kind in a list, not of several")
+        if PillowImage.Image in kinds:
+            pictures = [from_pillow(one, self.image_channels[0]) for one in several]
+            results = [to_pillow(made, self.palette) for made in self._all(pictures)]
+        elif np.ndarray in kinds:
+            results = self._arrays(several)
         else:
-            how = self.task.source_interpolation
-            small = [self.task.encode_source(resize_image(image, seen, how)) for image in images]
-            outputs = self.translate(torch.stack(small)).cpu()
-            nearest = self.task.target_interpolation == "nearest"
-            mode = "nearest-exact" if nearest else "bicubic"
-            if self.palette is not None:
-                # Classes cannot be mixed, but their probabilities can; cubic would leave [0, 1].
-                mode = "bilinear"
-            outputs = torch.nn.functional.interpolate(
-                outputs, (height, width), mode=mode, antialias=mode != "nearest-exact"
-            )
-        return [self.task.decode_target(o, s) for o, s in zip(outputs, sources, strict=True)]
+            results = [self._tensors(one) for one in several]
+        return results if several is image else results[0]
 
-    @torch.inference_mode()
-    def translate(self, sources: Tensor) -> Tensor:
+    def translate_pictures(self, pictures: Sequence[Picture], *, sample: int = 0) -> list[Picture]:
+        """Translate pictures of one size and type together; sizes and depths come back unchanged.
+
+        The network sees them at the scale it was trained at; what it gives is resized back. Large
+        ones are translated in tiles, one after the other.
+
+        Args:
+            pictures: images with as many channels as the task takes.
+            sample: another number is other noise.
+        """
+        parts = self._parts(pictures, [sample] * len(pictures))
+        return [self._compose(*both) for both in zip(pictures, parts, strict=True)]
+
+    def sample(self, picture: Picture, count: int) -> Samples:
+        """Several results for one image, with different noise; the first is the usual one.
+
+        Args:
+            picture: the image.
+            count: how many.
+        """
+        moments = Moments(picture.pixels.shape[0])
+        made = []
+        together = 1 if self.is_large(picture.size) else self.batch_size(picture.size)
+        for first in range(0, count, together):
+            which = range(first, min(first + together, count))
+            for parts in self._parts([picture] * len(which), which):
+                made.append(self._compose(picture, parts, moments, len(made) + 1))
+        mean = self._to_picture(self._shown(moments.mean), picture)
+        return Samples(made, mean, moments.deviation(count))
+
+    def translate(self, sources: Tensor, *, sample: int = 0) -> Tensor:
         """Encoded sources (B, C, H, W) to outputs (B, C', H, W) float32, of any height and width.
 
-        They are taken as the network should see them; no scale is applied.
-        Sizes the network does not take are padded by reflection, and the output is cropped back.
+        They are taken as the network should see them; no scale is applied. Sizes the network does
+        not take are padded by reflection, and the output is cropped back.
         """
-        height, width = sources.shape[-2:]
-        self._noise.seeds = [self._seed_of(source) for source in sources]
-        padded = reflect_to_multiple(sources, self.size_multiple, self.size_least)
-        output: Tensor = self.module(padded.to(self.device, torch.float32))
-        self._noise.seeds = ()
-        return output.float()[..., :height, :width]
+        size = (sources.shape[-2], sources.shape[-1])
+        seeds = [self._seed([source], sample) for source in sources]
+        if not self._runner.cuts(size):
+            return self._runner.whole(sources, seeds)
+        results = []
+        for source, seed in zip(sources, seeds, strict=True):
+            bands = self._runner.tiled(lambda y, x, s=source: s[:, y, x], size, seed)
+            results.append(torch.cat(list(bands), dim=1))
+        return torch.stack(results)
 
-    def _seed_of(self, source: Tensor) -> int:
-        # The noise belongs to the image, not to its place in a folder.
-        content = np.ascontiguousarray(source.float().cpu().numpy()).tobytes()
-        return (zlib.crc32(content) << 31) ^ self.seed
+    def is_large(self, size: tuple[int, int]) -> bool:
+        """Whether an image of this width and height is translated in tiles."""
+        width, height = self._seen(size)
+        return self._runner.cuts((height, width))
+
+    def batch_size(self, size: tuple[int, int]) -> int:
+        """How many images of this width and height go well together; results don't depend on it."""
+        width, height = self._seen(size)
+        images = BATCH if self.device.type == "cpu" else GPU_BATCH
+        return max(1, images * 256 * 256 // (width * height))
+
+    def _seen(self, size: tuple[int, int]) -> tuple[int, int]:
+        return round(size[0] * self.scale[0]) or 1, round(size[1] * self.scale[1]) or 1
+
+    def _parts(
+        self, pictures: Sequence[Picture], samples: Sequence[int]
+    ) -> list[Iterator[tuple[int, Tensor, Tensor]]]:
+        """For each picture where rows begin, the outputs (C', n, W), and the sources (C, n, W)."""
+        if self.is_large(pictures[0].size):
+            return [self._in_bands(*both) for both in zip(pictures, samples, strict=True)]
+        return [iter([(0, *both)]) for both in self._together(pictures, samples)]
+
+    def _together(
+        self, pictures: Sequence[Picture], samples: Sequence[int]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        width, height = pictures[0].size
+        sources = [self.task.encode_source(picture.pixels) for picture in pictures]
+        seen = [self._resized(picture) for picture in pictures]
+        if seen[0] is pictures[0].pixels:
+            shown = sources
+        else:
+            shown = [self.task.encode_source(pixels) for pixels in seen]
+        seeds = [self._seed([s], number) for s, number in zip(shown, samples, strict=True)]
+        outputs = self._runner.whole(torch.stack(shown), seeds).cpu()
+        return zip(resize(outputs, (height, width), self._mode()), sources, strict=True)
+
+    def _in_bands(self, picture: Picture, sample: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        encode, seen = self.task.encode_source, self._resized(picture)
+        height, width = seen.shape[:2]
+        bands = (encode(seen[row : row + ROWS]) for row in range(0, height, ROWS))
+        seed = self._seed(bands, sample)
+        outputs = self._runner.tiled(
+            lambda rows, columns: encode(np.ascontiguousarray(seen[rows, columns])),
+            (height, width),
+            seed,
+        )
+        full = (picture.pixels.shape[0], picture.pixels.shape[1])
+        outputs = (band.cpu() for band in outputs)
+        for row, band in resize_rows(outputs, height, full, self._mode()):
+            yield row, band, encode(picture.pixels[row : row + band.shape[1]])
+
+    def _compose(
+        self,
+        picture: Picture,
+        parts: Iterable[tuple[int, Tensor, Tensor]],
+        moments: Moments | None = None,
+        count: int = 0,
+    ) -> Picture:
+        """One result out of its parts; `moments` gets the values of this `count`-th one."""
+        made: Pixels | None = None
+        for row, output, source in parts:
+            shown = self.task.decode_target(output, source)
+            if moments is not None:
+                # Classes have no mean, their probabilities do.
+                values = shown if self.palette is None else output.permute(1, 2, 0).numpy()
+                moments.add(row, to_depth(values, np.float32), count)
+            level = to_depth(shown, picture.pixels.dtype if self.palette is None else np.uint8)
+            if made is None:
+                made = np.empty((picture.pixels.shape[0], *level.shape[1:]), level.dtype)
+            made[row : row + len(level)] = level
+        assert made is not None
+        return self._to_picture(made, picture)
+
+    def _shown(self, mean: NDArray[np.float32]) -> Pixels:
+        if self.palette is None:
+            return mean
+        probabilities = torch.from_numpy(mean).permute(2, 0, 1)
+        return self.task.decode_target(probabilities, probabilities)
+
+    def _to_picture(self, image: Pixels, source: Picture) -> Picture:
+        if self.palette is not None:
+            return Picture(to_depth(image, np.uint8), profiled=source.profiled)
+        pixels = to_depth(image, source.pixels.dtype)
+        return Picture(pixels, source.alpha, source.dtype, source.profiled)
+
+    def _resized(self, picture: Picture) -> Pixels:
+        seen = self._seen(picture.size)
+        if seen == picture.size:
+            return picture.pixels
+        return resize_image(picture.pixels, seen, self.task.source_interpolation)
+
+    def _mode(self) -> Mode:
+        if self.palette is not None:
+            # Classes cannot be mixed, but their probabilities can; cubic would leave [0, 1].
+            return "bilinear"
+        return "nearest-exact" if self.task.target_interpolation == "nearest" else "bicubic"
+
+    def _all(self, pictures: Sequence[Picture]) -> list[Picture]:
+        """Results for pictures of any sizes, in their order."""
+        results: list[Picture] = []
+        for _, group in groupby(pictures, key=lambda p: (p.pixels.shape, p.pixels.dtype)):
+            alike = list(group)
+            count = self.batch_size(alike[0].size)
+            for first in range(0, len(alike), count):
+                results += self.translate_pictures(alike[first : first + count])
+        return results
+
+    def _arrays(self, arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        pictures = [from_array(array, self.image_channels[0]) for array in arrays]
+        results = []
+        for array, made in zip(arrays, self._all(pictures), strict=True):
+            pixels = to_depth(made.pixels, made.dtype)
+            flat = array.ndim == 2 and pixels.shape[2] == 1
+            results.append(pixels[..., 0] if flat else pixels)
+        return results
+
+    def _tensors(self, image: Tensor) -> Tensor:
+        if image.ndim not in (3, 4) or image.shape[-3] != self.task.source_channels:
+            raise ValueError(
+                f"expected a tensor ({self.task.source_channels}, H, W) or with a batch before it, "
+                f"not {tuple(image.shape)}"
+            )
+        batch = image if image.ndim == 4 else image[None]
+        output = self.translate(batch).to(image.device)
+        return output if image.ndim == 4 else output[0]
+
+    def _seed(self, bands: Iterable[Tensor], sample: int) -> int:
+        """Of an image's noise: it belongs to what is in the image, not to its place in a folder."""
+        checksum = 0
+        for band in bands:
+            rows = band.detach().float().cpu().permute(1, 2, 0)
+            checksum = zlib.crc32(np.ascontiguousarray(rows.numpy()).tobytes(), checksum)
+        return seed_of(checksum, self.seed, sample)
 
 
-def reflect_to_multiple(images: Tensor, multiple: int, least: int = 1) -> Tensor:
-    """Extend (B, C, H, W) right and below by reflection until both sides are a multiple."""
-    for axis in (-2, -1):
-        size = images.shape[axis]
-        wanted = -(-max(size, least) // multiple) * multiple
-        if wanted != size:
-            # Reflects as often as it takes: torch's own padding stops at the image's size.
-            period = max(1, 2 * (size - 1))
-            at = torch.arange(wanted, device=images.device) % period
-            images = images.index_select(axis, torch.where(at < size, at, period - at))
-    return images
+def _kind(image: object) -> type:
+    for kind in (PillowImage.Image, np.ndarray, Tensor):
+        if isinstance(image, kind):
+            return kind
+    raise TypeError(
+        f"expected a PIL image, an array, a tensor, or a list of one of these, not "
+        f"{type(image).__name__}"
+    )
