@@ -83,12 +83,14 @@ def mix_tensor(values: Tensor) -> Tensor:
     """`mix` of int64, which torch multiplies modulo 2^64 on every device."""
     values = (values ^ _shifted(values, 30)) * _signed(FIRST)
     values = (values ^ _shifted(values, 27)) * _signed(SECOND)
-    return values ^ _shifted(values, 31)
+    mixed: Tensor = values ^ _shifted(values, 31)
+    return mixed
 
 
 def _shifted(values: Tensor, bits: int) -> Tensor:
     # torch's shift repeats the sign; the bits that it brings in are cleared.
-    return (values >> bits) & (2 ** (64 - bits) - 1)
+    shifted: Tensor = (values >> bits) & (2 ** (64 - bits) - 1)
+    return shifted
 
 
 def _signed(value: int) -> int:

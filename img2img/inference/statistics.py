@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -73,7 +75,7 @@ class ImageNorm(nn.Module):
         return F.batch_norm(features, mean, variance, self.weight, self.bias, False, 0.0, self.eps)
 
 
-def is_own(norm: nn.Module, statistics: str) -> bool:
+def is_own(norm: nn.Module, statistics: str) -> TypeGuard[Norm]:
     """Whether a norm uses an image's own statistics under a policy, and `ImageNorm` can do that.
 
     A subclass with a forward of its own does what only it knows, unless it is one of timm's, which

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar, overload
 
@@ -108,9 +109,9 @@ class Translator:
             raise TypeError("expected images of one kind in a list, not of several")
         if PillowImage.Image in kinds:
             pictures = [from_pillow(one, self.image_channels[0]) for one in several]
-            results = [to_pillow(made, self.palette) for made in self._all(pictures)]
+            results: list[Any] = [to_pillow(made, self.palette) for made in self._all(pictures)]
         elif np.ndarray in kinds:
-            results = self._arrays(several)
+            results = list(self._arrays(several))
         else:
             results = [self._tensors(one) for one in several]
         return results if several is image else results[0]
@@ -136,7 +137,7 @@ class Translator:
             count: how many.
         """
         moments = Moments(picture.pixels.shape[0])
-        made = []
+        made: list[Picture] = []
         together = 1 if self.is_large(picture.size) else self.batch_size(picture.size)
         for first in range(0, count, together):
             which = range(first, min(first + together, count))
@@ -157,7 +158,8 @@ class Translator:
             return self._runner.whole(sources, seeds)
         results = []
         for source, seed in zip(sources, seeds, strict=True):
-            bands = self._runner.tiled(lambda y, x, s=source: s[:, y, x], size, seed)
+            read = partial(_part, source)
+            bands = self._runner.tiled(read, size, seed)
             results.append(torch.cat(list(bands), dim=1))
         return torch.stack(results)
 
@@ -294,6 +296,10 @@ class Translator:
             rows = band.detach().float().cpu().permute(1, 2, 0)
             checksum = zlib.crc32(np.ascontiguousarray(rows.numpy()).tobytes(), checksum)
         return seed_of(checksum, self.seed, sample)
+
+
+def _part(source: Tensor, rows: slice, columns: slice) -> Tensor:
+    return source[:, rows, columns]
 
 
 def _kind(image: object) -> type:
