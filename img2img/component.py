@@ -59,7 +59,7 @@ KINDS: dict[str, Kind] = {
         Kind("task", called=("encode_source", "encode_target", "decode_source", "decode_target")),
         Kind(
             "source",
-            optional=frozenset({"root", "split"}),
+            optional=frozenset({"root", "split", "channels"}),
             reserved=frozenset(
                 {
                     "source",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,27 +14,69 @@ Pixels = NDArray[Any]
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
+class UnusableError(ValueError):
+    """Why an image cannot be used, in words that need nothing before them but its name."""
+
+
 @dataclass(frozen=True)
 class Picture:
-    """An image as its file or its giver has it: upright, in sRGB, alpha apart.
+    """An image, upright and in sRGB, with what its result should be like.
 
     Attributes:
-        pixels: (H, W, C) uint8, uint16, or float32 in [0, 1], without alpha.
-        alpha: (H, W) opacity of the same type; None where every pixel is opaque or where a task
-            takes it as one of the channels. Pixels are not multiplied by it.
+        pixels: (H, W, C) uint8, uint16, or float32 in [0, 1]. Never multiplied by alpha; of 2 and
+            4 channels the last may be it.
+        alpha: (H, W) opacity of the same type, where the image has it and it is not one of the
+            channels.
         dtype: what it was stored as, and should be again: uint8, uint16 or one of numpy's floats.
-        profiled: a colour profile was embedded, so results say by one that they are in sRGB.
+        profiled: a colour profile said what the colours were, so results say by one that they are
+            in sRGB.
     """
 
     pixels: Pixels
     alpha: Pixels | None = None
-    dtype: np.dtype[Any] = np.dtype(np.uint8)
+    dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.uint8))
     profiled: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height, in pixels."""
-        return self.pixels.shape[1], self.pixels.shape[0]
+        return int(self.pixels.shape[1]), int(self.pixels.shape[0])
+
+
+def fit_picture(picture: Picture, channels: int) -> Picture:
+    """A picture as something that takes so many channels should see it.
+
+    Alpha becomes the last channel of 2 (grey) and 4 (RGB). Otherwise the colours are laid on white,
+    which is what people see, and alpha stays beside them for the result to carry. Colours are
+    repeated from grey for 3, and become their luma for 1.
+
+    Raises:
+        UnusableError: the picture has another number of channels.
+    """
+    pixels, alpha = picture.pixels, picture.alpha
+    have = pixels.shape[2]
+    if alpha is not None and have in (1, 3) and channels in (2, 4):
+        colours = fit_channels(pixels, channels - 1)
+        return join_alpha(replace(picture, pixels=colours))
+    if have != channels and (have, channels) not in ((1, 3), (3, 1)):
+        raise UnusableError(
+            f"has {have} channel{'s' * (have != 1)}{' and alpha' * (alpha is not None)}, and the "
+            f"model takes {channels}"
+        )
+    if alpha is not None:
+        pixels = lay_on_white(pixels, alpha)
+    return replace(picture, pixels=fit_channels(pixels, channels))
+
+
+def join_alpha(picture: Picture) -> Picture:
+    """A picture with its alpha, if it has any, as the last of its channels.
+
+    Of 2 and 4 channels the last counts as alpha already, and stays the only one.
+    """
+    if picture.alpha is None or picture.pixels.shape[2] in (2, 4):
+        return replace(picture, alpha=None)
+    alpha = to_depth(picture.alpha, picture.pixels.dtype)[..., None]
+    return replace(picture, pixels=np.concatenate([picture.pixels, alpha], axis=2), alpha=None)
 
 
 def to_depth(image: Pixels, dtype: DTypeLike) -> Pixels:
@@ -48,18 +90,23 @@ def to_depth(image: Pixels, dtype: DTypeLike) -> Pixels:
     wanted = np.dtype(dtype)
     if image.dtype == wanted:
         return image
-    have = _full(image.dtype)
-    full = _full(wanted)
-    if full is None:
+    have, full = white_of(image.dtype), white_of(wanted)
+    if wanted.kind == "f":
         # From 8 or 16 bits float32 is exact enough for the way back; halves of it are not.
-        scaled = image if have is None else image.astype(np.float32) / np.float32(have)
-        return scaled.astype(wanted, copy=False)
-    if have is None:
-        return np.rint(np.clip(image, 0, 1) * image.dtype.type(full)).astype(wanted)
+        scaled = image if image.dtype.kind == "f" else image.astype(np.float32) / np.float32(have)
+        floats: Pixels = scaled.astype(wanted)
+        return floats
+    if image.dtype.kind == "f":
+        # Half floats end at 65504.
+        deep = image.astype(np.float32) if image.dtype == np.float16 else image
+        levels: Pixels = np.rint(np.clip(deep, 0, 1) * deep.dtype.type(full))
+        return levels.astype(wanted)
     if full > have:
-        return image.astype(wanted) * wanted.type(full // have)
+        more: Pixels = image.astype(wanted) * wanted.type(full // have)
+        return more
     step = have // full
-    return ((image.astype(np.uint32) + step // 2) // step).astype(wanted)
+    fewer: Pixels = (image.astype(np.uint32) + step // 2) // step
+    return fewer.astype(wanted)
 
 
 def fit_channels(image: Pixels, count: int) -> Pixels:
@@ -68,7 +115,7 @@ def fit_channels(image: Pixels, count: int) -> Pixels:
     Luma is that of ITU-R BT.601, as JPEG and Pillow have it.
 
     Raises:
-        ValueError: between other numbers of channels, which is nobody's to guess.
+        UnusableError: between other numbers of channels, which is nobody's to guess.
     """
     have = image.shape[2]
     if have == count:
@@ -76,35 +123,41 @@ def fit_channels(image: Pixels, count: int) -> Pixels:
     if have == 1 and count == 3:
         return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
     if have == 3 and count == 1:
-        grey = image @ LUMA
-        if np.issubdtype(image.dtype, np.integer):
+        grey: Pixels = image @ LUMA
+        if image.dtype.kind == "u":
             grey = np.rint(grey)
         return grey.astype(image.dtype)[..., None]
-    raise ValueError(f"{have} channel{'s' * (have != 1)}, and {count} are wanted")
+    raise UnusableError(f"has {have} channel{'s' * (have != 1)}, and the model takes {count}")
 
 
 def lay_on_white(pixels: Pixels, alpha: Pixels) -> Pixels:
     """What a transparent image (H, W, C) with opacity (H, W) shows on white paper."""
-    full = _full(pixels.dtype)
-    white = 1.0 if full is None else float(full)
     opacity = to_depth(alpha, np.float32)[..., None]
-    mixed = pixels * opacity + np.float32(white) * (1 - opacity)
-    return (mixed if full is None else np.rint(mixed)).astype(pixels.dtype)
+    mixed: Pixels = pixels * opacity + np.float32(white_of(pixels.dtype)) * (1 - opacity)
+    return (mixed if pixels.dtype.kind == "f" else np.rint(mixed)).astype(pixels.dtype)
 
 
 def to_display(image: Pixels) -> NDArray[np.uint8]:
-    """(H, W, 3) uint8 for people: grey and two channels as grey, the first three of more."""
-    shown = image[..., :3] if image.shape[2] >= 3 else image[..., :1]
+    """(H, W, 3) uint8 for people: grey from one or two channels, four as RGB and alpha on white.
+
+    Of any other number the first three are shown.
+    """
+    count = image.shape[2]
+    if count == 4:
+        image = lay_on_white(image[..., :3], image[..., 3])
+    shown = image[..., :3] if count >= 3 else image[..., :1]
     eight: NDArray[np.uint8] = fit_channels(to_depth(shown, np.uint8), 3)
     return eight
 
 
-def _full(dtype: np.dtype[Any]) -> int | None:
-    """The level that is white; None for floats, where it is 1."""
-    if dtype == np.uint8:
-        return 255
-    if dtype == np.uint16:
-        return 65535
-    if np.issubdtype(dtype, np.floating):
-        return None
+def white_of(dtype: np.dtype[Any]) -> int:
+    """The level that is white: 255, 65535, or 1 for floats.
+
+    Raises:
+        ValueError: images of this type are not supported.
+    """
+    if dtype.kind == "f":
+        return 1
+    if dtype in (np.uint8, np.uint16):
+        return int(np.iinfo(dtype).max)
     raise ValueError(f"images of {dtype} are not supported: use uint8, uint16 or floats in [0, 1]")

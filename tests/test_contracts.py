@@ -12,7 +12,9 @@ from torch import nn
 
 from img2img.losses import AdversarialLoss, JudgedLoss
 from img2img.methods import WeightedLoss
+from img2img.picture import to_depth, to_display
 from img2img.plugins import load_plugins
+from img2img.tasks.base import image_channels_of
 
 COMPONENTS = load_plugins(entry_points=False).registry.components()
 # Large enough for the deepest discriminator, which needs 96 pixels.
@@ -313,13 +315,12 @@ def test_task_round_trip(component):
     image = checked_target(task)
     source, target = task.encode_source(image), task.encode_target(image)
     shown = task.decode_target(target, source)
-    assert shown.shape == image.shape
-    assert shown.dtype == np.uint8
-    assert np.abs(shown.astype(int) - image).max() <= 1
+    assert shown.shape == (*image.shape[:2], image_channels_of(task)[1])
+    assert np.abs(to_display(shown).astype(int) - image).max() <= 1
     source = task.encode_source(checked_image())
     seen = task.decode_source(source)
-    assert seen.shape == image.shape
-    assert seen.dtype == np.uint8
+    assert seen.shape[:2] == image.shape[:2]
+    assert to_display(seen).shape == image.shape
     # What people see as the source encodes to the same source again.
     assert (task.encode_source(seen) - source).abs().max() < 0.02
 
@@ -367,8 +368,27 @@ def test_task_decodes_what_a_network_may_give(component):
     output = torch.randn(task.target_channels, 24, 40, requires_grad=True) * 2
     for given in (output, output.bfloat16()):
         shown = task.decode_target(given, source)
-        assert shown.shape == (24, 40, 3)
-        assert shown.dtype == np.uint8
+        assert shown.shape == (24, 40, image_channels_of(task)[1])
+        # Exact colours, or as deep as a file may want them.
+        assert shown.dtype in (np.uint8, np.float32)
+        assert shown.min() >= 0
+        assert shown.max() <= (255 if shown.dtype == np.uint8 else 1)
+
+
+@every("task")
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_task_takes_any_depth(component, dtype):
+    """The same image, deeper, is the same tensor; but for grey, which need not be rounded then."""
+    task = build(component)
+    tolerance = 0.5 / 127.5 if component.name == "edges" else 0
+    for encode, image in (
+        (task.encode_source, checked_image()),
+        (task.encode_target, checked_target(task)),
+    ):
+        deep = to_depth(image, dtype)
+        kept = deep.copy()
+        assert (encode(deep) - encode(image)).abs().max() < tolerance + 1e-5
+        assert (deep == kept).all(), "the caller's image was changed"
 
 
 # Sources

@@ -15,13 +15,18 @@ from torch import nn
 import img2img
 from img2img.cli import main
 from img2img.data.checking import look_through
-from img2img.data.images import read_image, to_indexed, write_image
+from img2img.data.memory import to_indexed
+from img2img.data.reading import read_image
 from img2img.data.side_by_side import SideBySide
 from img2img.data.survey import survey
+from img2img.data.writing import write_picture
 from img2img.errors import DataError, RequestError
 from img2img.evaluation.scores import baselines, validate
 from img2img.inference import Policy, Translator
-from img2img.inference.folder import plan_jobs, translate_files
+from img2img.inference.folder import translate_files
+from img2img.inference.naming import Naming
+from img2img.inference.planning import Plan
+from img2img.picture import Picture, to_depth, to_display
 from img2img.tasks import Labels, PhotoToLabels
 from img2img.tasks.classes import fits_palette, main_colours, matching_palette, to_classes
 from img2img.tasks.palettes import PALETTES, find_palette
@@ -208,7 +213,8 @@ def test_one_hot_sources():
     assert (source.sum(0) == 1).all()
     assert (task.decode_source(source) == FACADES[classes]).all()
     picture = photo(size=64)
-    assert (task.decode_target(task.encode_target(picture), source) == picture).all()
+    shown = task.decode_target(task.encode_target(picture), source)
+    assert (to_depth(shown, np.uint8) == picture).all()
 
 
 def test_rgb_sources_take_the_palettes_colours():
@@ -216,7 +222,7 @@ def test_rgb_sources_take_the_palettes_colours():
     image = FACADES[front()]
     source = task.encode_source(as_jpeg(image))
     assert source.shape == (3, 256, 256)
-    shown = task.decode_source(source)
+    shown = to_display(task.decode_source(source))
     allowed = {tuple(colour) for colour in FACADES.tolist()}
     assert {tuple(colour) for colour in shown.reshape(-1, 3).tolist()} <= allowed
     assert (shown == image).all(axis=-1).mean() > 0.98
@@ -530,7 +536,7 @@ def test_probabilities_are_resized_smoothly():
 def test_indexed_files_hold_classes_and_palette(tmp_path, suffix):
     classes = front(size=32)
     path = tmp_path / f"a{suffix}"
-    write_image(path, FACADES[classes], FACADES)
+    write_picture(path, Picture(FACADES[classes]), FACADES)
     with Image.open(path) as found:
         assert found.mode == "P"
         assert (np.asarray(found) == classes).all()
@@ -552,15 +558,16 @@ def test_folders_of_classes_become_png(tmp_path):
         path = tmp_path / "in" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(photo(size=16)).save(path)
-    jobs = plan_jobs(tmp_path / "in", tmp_path / "out", None, overwrite=False, indexed=True)
-    written = translate_files(class_translator(), jobs).written
+    plan = Plan(tmp_path / "in", tmp_path / "out", Naming(indexed=True))
+    assert translate_files(class_translator(), plan).written == 4
+    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     names = sorted(str(path.relative_to(tmp_path / "out")) for path in written)
     assert names == ["a.png", "b.png", "d.tif", "deep/c.png"]
     for path in written:
         with Image.open(path) as found:
             assert found.mode == "P"
-    kept = plan_jobs(tmp_path / "in", tmp_path / "out", None, overwrite=False)
-    assert sorted(job.output.suffix for job in kept) == [".jpg", ".png", ".tif", ".webp"]
+    kept = Plan(tmp_path / "in", tmp_path / "out", Naming()).jobs()
+    assert sorted(job.files[0].suffix for job in kept) == [".jpg", ".png", ".tif", ".webp"]
 
 
 def test_formats_without_a_palette_are_refused_for_classes(tmp_path):
@@ -571,8 +578,9 @@ def test_formats_without_a_palette_are_refused_for_classes(tmp_path):
         (tmp_path / "b.jpg", None, r"classes, and \.jpg cannot hold them exactly"),
     ):
         with pytest.raises(RequestError, match=said):
-            plan_jobs(tmp_path / "a.jpg", output, suffix, overwrite=True, indexed=True)
-    assert plan_jobs(tmp_path / "a.jpg", tmp_path / "b.tif", None, overwrite=True, indexed=True)
+            Plan(tmp_path / "a.jpg", output, Naming(suffix, indexed=True))
+    (job,) = Plan(tmp_path / "a.jpg", tmp_path / "b.tif", Naming(indexed=True)).jobs()
+    assert job.files == (tmp_path / "b.tif",)
 
 
 # Scores

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import warnings
 from collections.abc import Callable
@@ -11,15 +10,18 @@ from functools import partial
 from pathlib import Path
 
 from img2img.assemble.problems import Problems
-from img2img.data.images import Image, Split
+from img2img.data.images import Split
 from img2img.data.loading import PairDataset
 from img2img.data.source import PairSource
 from img2img.download.catalog import CATALOG
 from img2img.errors import DataError, ImageError
 from img2img.evaluation.scores import spread
+from img2img.picture import Pixels, UnusableError, fit_channels
 from img2img.recipe import DataSettings, Recipe
 from img2img.registry import Registry
-from img2img.tasks.base import Task
+from img2img.tasks.base import Task, image_channels_of
+
+Judge = Callable[[Pixels, Pixels], str | None]
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,23 @@ def build_source(recipe: Recipe, registry: Registry, split: Split) -> PairSource
     problems = Problems(recipe)
     component = registry.get("source", recipe.source.name)
     root = Path(recipe.data.root or ".").expanduser()
+    task: Task | None = problems.build(
+        ("task",), registry.get("task", recipe.task.name), recipe.task
+    )
+    problems.raise_any()
+    assert task is not None
+    channels = image_channels_of(task)
+    if any(recipe.data.source_color.model_dump().values()) and channels[0] not in (1, 3):
+        problems.add(
+            ("data", "source_color"),
+            f"only grey and RGB have colours that can change, not the {channels[0]} channels of "
+            f"the task's source: leave it out",
+        )
+    if recipe.data.direction == "BtoA":
+        channels = channels[1], channels[0]
     try:
         source: PairSource | None = problems.build(
-            ("data",), component, recipe.source, root=root, split=split
+            ("data",), component, recipe.source, root=root, split=split, channels=channels
         )
     except DataError as error:
         known = [name for name in CATALOG if root == Path("data", name)]
@@ -115,31 +131,49 @@ def build_source(recipe: Recipe, registry: Registry, split: Split) -> PairSource
     return source
 
 
-def judge_of(task: Task, direction: str) -> Callable[[Image, Image], str | None] | None:
-    """What a task has to say of a pair's first and second image, if it judges pairs at all."""
-    misfit: Callable[[Image, Image], str | None] | None = getattr(task, "misfit", None)
-    if misfit is None or direction == "AtoB":
-        return misfit
-    return lambda first, second: misfit(second, first)
+def judge_of(task: Task, direction: str) -> Judge:
+    """What keeps a task from a pair's first and second image: their channels, or what they show."""
+    misfit: Judge | None = getattr(task, "misfit", None)
+
+    def judge(first: Pixels, second: Pixels) -> str | None:
+        pair = (first, second) if direction == "AtoB" else (second, first)
+        sides = zip(("source", "target"), pair, image_channels_of(task), strict=True)
+        for side, image, channels in sides:
+            try:
+                fit_channels(image, channels)
+            except UnusableError as error:
+                return f"the {side} {error}"
+        return misfit(*pair) if misfit is not None else None
+
+    return judge
 
 
 def check_pairs(pairs: PairSource, recipe: Recipe, task: Task) -> list[tuple[int, int]]:
     """Look at up to 16 training pairs before a run begins; gives the readable ones' sizes.
 
     Raises:
-        DataError: the task cannot use most of them, such as photographs where it needs labels. For
-            fewer there is a RuntimeWarning, because a run can do without some.
+        DataError: none of them can be read, or the task cannot use most of them, such as
+            photographs where it needs labels. For fewer there is a RuntimeWarning, because a run
+            can do without some.
     """
     judge = judge_of(task, recipe.data.direction)
     sizes: list[tuple[int, int]] = []
     odd: list[str] = []
+    unreadable: list[ImageError] = []
     for index in spread(len(pairs), 16):
-        with contextlib.suppress(ImageError):
+        try:
             first, second = pairs.pair(index)
-            sizes.append((first.shape[1], first.shape[0]))
-            reason = judge(first, second) if judge is not None else None
-            if reason is not None:
-                odd.append(f"{pairs.name(index)}: {reason}")
+        except ImageError as error:
+            unreadable.append(error)
+            continue
+        sizes.append((first.shape[1], first.shape[0]))
+        reason = judge(first, second)
+        if reason is not None:
+            odd.append(f"{pairs.name(index)}: {reason}")
+    if unreadable and not sizes:
+        raise DataError(
+            f"none of the {len(unreadable)} training pairs looked at can be read; {unreadable[0]}"
+        )
     if odd:
         message = (
             f"{len(odd)} of {len(sizes)} training pairs looked at do not suit the task "

@@ -12,8 +12,9 @@ os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 
 import albumentations as A
 import cv2
+import numpy as np
 
-from img2img.data.images import Image
+from img2img.picture import Pixels
 from img2img.tasks.base import Interpolation
 
 
@@ -33,9 +34,10 @@ class ColorChange:
 class Augmentation:
     """Resize, crop, mirror and turn both images of a pair alike; change the source's colours alone.
 
-    Shape: two (H, W, 3) uint8 images -> two (crop_size, crop_size, 3). A pure function of the pair
-    and the seed, so that a resumed run sees what an uninterrupted one would. Source: arXiv
-    1611.07004, section 6.2 (resize to 286, crop to 256, mirror).
+    Shape: (H, W, C) and (H, W, C') of uint8 or float32 in [0, 1] -> the same with H and W of
+    crop_size. A pure function of the pair and the seed, so that a resumed run sees what an
+    uninterrupted one would. Source: arXiv 1611.07004, section 6.2 (resize to 286, crop to 256,
+    mirror).
 
     Args:
         load_size: both sides after resizing, in pixels; None keeps images as they are, and extends
@@ -44,7 +46,7 @@ class Augmentation:
         center: crop the middle, not a random place.
         mirror: flip left and right half of the time.
         rotate: turn by a random number of quarters, for images that have no up.
-        color: changes for the source alone.
+        color: changes for the source alone, which must be in 1 or 3 channels then.
         source_interpolation: `nearest` for label maps.
         target_interpolation: the same for the target.
         derive: makes the source, as cropped, from the target and the seed; what is called with as
@@ -62,7 +64,7 @@ class Augmentation:
         color: ColorChange | None = None,
         source_interpolation: Interpolation = "smooth",
         target_interpolation: Interpolation = "smooth",
-        derive: Callable[[Image, int], Image] | None = None,
+        derive: Callable[[Pixels, int], Pixels] | None = None,
     ) -> None:
         # The smooth one is what albumentations calls the image; another kind goes as its mask,
         # which is resized to the nearest pixel.
@@ -109,7 +111,7 @@ class Augmentation:
                 seed=0,
             )
 
-    def __call__(self, source: Image, target: Image, seed: int) -> tuple[Image, Image]:
+    def __call__(self, source: Pixels, target: Pixels, seed: int) -> tuple[Pixels, Pixels]:
         self._geometry.set_random_seed(seed)
         if self._source_leads:
             both = self._geometry(image=source, other=target)
@@ -117,12 +119,18 @@ class Augmentation:
         else:
             both = self._geometry(image=target, other=source)
             source, target = both["other"], both["image"]
+        source, target = _in_range(source), _in_range(target)
         if self._derive is not None:
             source = self._derive(target, seed)
         if self._color is not None:
             self._color.set_random_seed(seed)
-            source = self._color(image=source)["image"]
+            source = _in_range(self._color(image=source)["image"])
         return source, target
+
+
+def _in_range(image: Pixels) -> Pixels:
+    """Floats clipped to [0, 1], which cubic resizing leaves at edges; integers cannot."""
+    return np.clip(image, 0, 1) if image.dtype.kind == "f" else image
 
 
 def _around_one(amount: float) -> tuple[float, float]:

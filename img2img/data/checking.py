@@ -8,9 +8,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from img2img.data.images import Image
 from img2img.data.source import PairSource
 from img2img.errors import ImageError
+from img2img.picture import Pixels
 
 Size = tuple[int, int]
 
@@ -41,7 +41,7 @@ class Findings:
 def look_through(
     source: PairSource,
     on_pair: Callable[[], None] = lambda: None,
-    judge: Callable[[Image, Image], str | None] | None = None,
+    judge: Callable[[Pixels, Pixels], str | None] | None = None,
 ) -> Findings:
     """Decode every pair, in parallel, and say which cannot be used and why.
 

@@ -9,7 +9,8 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 
-from img2img.data.images import Image, Split, read_image, split_images
+from img2img.data.images import Image, Split, split_images
+from img2img.data.reading import read_image
 
 Damage = Literal["noise", "blur", "shrink", "hole"]
 
@@ -18,9 +19,9 @@ class Damaged:
     """A folder of photographs, each damaged in a way that a model can learn to undo.
 
     `root` holds `train/` and `val/` (or `test/`), or just images, of which every tenth is held out.
-    The damage is done to what the network will see, after resizing and cropping; noise and blur are
-    drawn anew in each epoch. `data.resize = false` takes crops as they are, so that a model learns
-    the detail that photographs really have.
+    Photographs are taken as 8-bit RGB. The damage is done to what the network will see, after
+    resizing and cropping; noise and blur are drawn anew in each epoch. `data.resize = false` takes
+    crops as they are, so that a model learns the detail that photographs really have.
 
     Args:
         damage: `noise`, `blur`, `shrink` (shrunk and enlarged again, for super-resolution) or

@@ -8,13 +8,16 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from img2img.data.images import Image, Split, read_image, split_images
+from img2img.data.images import Split, split_images
+from img2img.data.reading import read_picture
+from img2img.picture import Pixels, to_depth
 
 
 class Derived:
     """A folder of photographs; the first image is derived from the second, the photograph.
 
     `root` holds `train/` and `val/` (or `test/`), or just images, of which every tenth is held out.
+    Photographs keep their depth.
 
     Args:
         derive: `edges` (Canny, dark lines on white), `grey`, or `copy`, for tasks that take the
@@ -49,13 +52,14 @@ class Derived:
     def name(self, index: int) -> str:
         return str(self.files[index])
 
-    def pair(self, index: int) -> tuple[Image, Image]:
-        photo = read_image(self.files[index])
+    def pair(self, index: int) -> tuple[Pixels, Pixels]:
+        photo = read_picture(self.files[index]).pixels
         if self.derive == "copy":
             return photo, photo
-        grey = cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY)
+        shown = to_depth(photo, np.uint8) if self.derive == "edges" else photo
+        grey: Pixels = cv2.cvtColor(shown, cv2.COLOR_RGB2GRAY)
         if self.derive == "edges":
             # A slight blur first, or film grain and JPEG blocks become lines.
-            grey = 255 - cv2.Canny(cv2.GaussianBlur(grey, (5, 5), 0), *self.thresholds)
-        first: Image = np.repeat(grey[..., None], 3, axis=2).astype(np.uint8, copy=False)
-        return first, photo
+            lines = cv2.Canny(cv2.GaussianBlur(grey, (5, 5), 0), *self.thresholds)
+            grey = (255 - lines).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=2), photo

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from img2img.data.images import write_image
 from img2img.data.synthetic import Synthetic
+from img2img.data.writing import write_picture
+from img2img.picture import Picture
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
     )
     for index in range(options.count):
         both = np.concatenate(source.pair(index), axis=1)
-        write_image(options.folder / f"landscape-{index:03d}.png", both)
+        write_picture(options.folder / f"landscape-{index:03d}.png", Picture(both))
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
-from img2img.data.images import Image, Split, hold_out, to_rgb
+from img2img.data.images import Split, hold_out
+from img2img.data.reading import decode
 from img2img.errors import DataError, ImageError
 from img2img.hub import first_sentence, quiet_hub
+from img2img.picture import Pixels, UnusableError, fit_picture
 
 # What a part of a file's path says about its split. Whole words, as in train-00000-of-00004.
 _WORDS = {
@@ -64,6 +65,7 @@ class HuggingFace:
         self,
         root: Path,
         split: Split,
+        channels: tuple[int, int] = (3, 3),
         *,
         first: str = "",
         second: str = "",
@@ -74,6 +76,7 @@ class HuggingFace:
     ) -> None:
         library = _library()
         self.root = root.as_posix()
+        self.channels = channels
         # Where rows may name files instead of holding them; what the hub gave lies in its cache.
         self.folder = Path(library.config.HF_CACHE_HOME).resolve()
         if root.exists():
@@ -105,11 +108,12 @@ class HuggingFace:
     def name(self, index: int) -> str:
         return f"{self.root}[{self.split}][{self.indices[index]}]"
 
-    def pair(self, index: int) -> tuple[Image, Image]:
+    def pair(self, index: int) -> tuple[Pixels, Pixels]:
         place = Path(self.name(index))
         row = self.rows[self.indices[index]]
         first, second = (
-            _decode(row[column], place, column, self.folder) for column in self.columns
+            _decode(row[column], place, column, self.folder, channels)
+            for column, channels in zip(self.columns, self.channels, strict=True)
         )
         (height, width), (height2, width2) = first.shape[:2], second.shape[:2]
         if (height, width) != (height2, width2):
@@ -280,8 +284,8 @@ def _may_be_image(feature: Any) -> bool:
     return kind == "Image" or getattr(feature, "dtype", "") in ("binary", "large_binary")
 
 
-def _decode(cell: Any, place: Path, column: str, folder: Path) -> Image:
-    """One image of a row, (H, W, 3) uint8 sRGB: its bytes, or a file below the data's folder.
+def _decode(cell: Any, place: Path, column: str, folder: Path, channels: int) -> Pixels:
+    """One image of a row, (H, W, channels): its bytes, or a file below the data's folder.
 
     A stranger's table may name any file of this machine, and gets none from elsewhere.
     """
@@ -298,11 +302,12 @@ def _decode(cell: Any, place: Path, column: str, folder: Path) -> Image:
             data = file.read_bytes() if file.is_file() else None
         if not data:
             raise ImageError(place, f"column {column!r} is empty")
-        with PillowImage.open(io.BytesIO(data)) as opened:
-            opened.load()
-            return to_rgb(opened)
+        name = f"{place}, column {column!r}"
+        return fit_picture(decode(io.BytesIO(data), name), channels).pixels
     except ImageError:
         raise
+    except UnusableError as error:
+        raise ImageError(place, f"column {column!r}: {error}") from None
     except UnidentifiedImageError:
         raise ImageError(place, f"column {column!r} is not an image that can be read") from None
     # Decoders meet strangers' bytes and raise whatever they like.

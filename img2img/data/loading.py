@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from img2img.data.images import Image
 from img2img.data.source import PairSource
 from img2img.errors import DataError, ImageError
-from img2img.tasks.base import Task
+from img2img.picture import Pixels, UnusableError, fit_channels, to_depth
+from img2img.tasks.base import Task, image_channels_of
 
-Transform = Callable[[Image, Image, int], tuple[Image, Image]]
+Transform = Callable[[Pixels, Pixels, int], tuple[Pixels, Pixels]]
 Key = tuple[int, int]
 
 
@@ -47,6 +48,7 @@ class PairDataset(Dataset[Batch]):
         self.transform = transform
         self.swap = swap
         self.seed = seed
+        self.channels = image_channels_of(task)
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -67,7 +69,8 @@ class PairDataset(Dataset[Batch]):
                 skipped.append((str(error.path), error.reason))
             else:
                 return Batch(source[None], target[None], tuple(skipped))
-        raise DataError(f"none of the {len(self)} pairs can be read; the first: {skipped[0][0]}")
+        path, reason = skipped[0]
+        raise DataError(f"none of the {len(self)} pairs can be read; the first, {path}: {reason}")
 
     def tensors(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:
         """Source and target (C, H, W) of one pair.
@@ -77,8 +80,18 @@ class PairDataset(Dataset[Batch]):
         """
         first, second = self.pairs.pair(index)
         source, target = (second, first) if self.swap else (first, second)
+        source = self._prepared(source, self.channels[0], index)
+        target = self._prepared(target, self.channels[1], index)
         source, target = self.transform(source, target, _seed_of(self.seed, epoch, index))
         return self.task.encode_source(source), self.task.encode_target(target)
+
+    def _prepared(self, image: Pixels, channels: int, index: int) -> Pixels:
+        """An image as augmentation takes it: in the task's channels, 8-bit or else float32."""
+        try:
+            fitted = fit_channels(image, channels)
+        except UnusableError as error:
+            raise ImageError(Path(self.pairs.name(index)), str(error)) from None
+        return fitted if fitted.dtype == np.uint8 else to_depth(fitted, np.float32)
 
 
 class StepSampler(Sampler[list[Key]]):

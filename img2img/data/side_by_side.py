@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from img2img.data.images import Image, Split, read_image, split_images
+from img2img.data.images import Split, split_images
+from img2img.data.reading import read_picture
 from img2img.errors import ImageError
+from img2img.picture import Pixels
 
 
 class SideBySide:
@@ -18,8 +20,9 @@ class SideBySide:
         DataError: the folder is missing or empty.
     """
 
-    def __init__(self, root: Path, split: Split) -> None:
+    def __init__(self, root: Path, split: Split, channels: tuple[int, int] = (3, 3)) -> None:
         self.files = split_images(root, split)
+        self.channels = channels
 
     def __len__(self) -> int:
         return len(self.files)
@@ -27,12 +30,16 @@ class SideBySide:
     def name(self, index: int) -> str:
         return str(self.files[index])
 
-    def pair(self, index: int) -> tuple[Image, Image]:
-        return split_halves(read_image(self.files[index]), self.files[index])
+    def pair(self, index: int) -> tuple[Pixels, Pixels]:
+        path, (first, second) = self.files[index], self.channels
+        left, right = split_halves(read_picture(path, first).pixels, path)
+        if second != first:
+            right = split_halves(read_picture(path, second).pixels, path)[1]
+        return left, right
 
 
-def split_halves(image: Image, path: Path) -> tuple[Image, Image]:
-    """Left and right half of (H, W, 3).
+def split_halves(image: Pixels, path: Path) -> tuple[Pixels, Pixels]:
+    """Left and right half of (H, W, C).
 
     Raises:
         ImageError: the width is odd, so it is not two images of one size.

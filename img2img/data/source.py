@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from img2img.data.images import Image
+from img2img.picture import Pixels
 
 
 class PairSource(Protocol):
     """A sequence of image pairs of one split.
 
-    Constructed with `root` (a Path) and `split` ("train" or "val") if it names them; every other
-    parameter is a setting of the recipe's `[data]`. It must give the same pair for the same index
-    each time, in any process.
+    Constructed with `root` (a Path), `split` ("train" or "val") and `channels` (two ints: how many
+    the first and the second image should have) if it names them; every other parameter is a setting
+    of the recipe's `[data]`. It must give the same pair for the same index each time, in any
+    process.
 
     One that makes its first images from the second may do that to what the network will see, after
     resizing and cropping: with a method `degrade(second, seed)` that gives the first. `pair` then
@@ -25,10 +26,12 @@ class PairSource(Protocol):
     def name(self, index: int) -> str:
         """What to call a pair in messages: its file."""
 
-    def pair(self, index: int) -> tuple[Image, Image]:
-        """The first and second image, (H, W, 3) uint8 sRGB, both of one size.
+    def pair(self, index: int) -> tuple[Pixels, Pixels]:
+        """The first and second image, both of one size, at the depth that they have.
 
-        Which of them is the translation's source is the recipe's `data.direction`.
+        Each is (H, W, C) of uint8, uint16, or float32 in [0, 1]: RGB in sRGB, grey, or as many
+        channels as `channels` says. Grey and RGB become each other later where the task wants the
+        other. Which of them is the translation's source is the recipe's `data.direction`.
 
         Raises:
             ImageError: this pair cannot be read; the others may.

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from img2img.data.images import Image, image_size, read_image, split_images
+from img2img.data.images import Image, split_images
+from img2img.data.reading import image_size, read_image
 from img2img.data.side_by_side import split_halves
 from img2img.data.two_folders import TwoFolders
 from img2img.errors import DataError, ImageError
+from img2img.picture import Pixels, to_display
 from img2img.tasks.classes import matching_palette
 
 # Enough to tell a layout; a folder may hold a million.
@@ -55,7 +58,7 @@ def survey(root: Path) -> Survey:
     folders = _two_folders(root)
     if folders is not None:
         both = TwoFolders(root, "train", first=folders[0], second=folders[1])
-        samples = _readable(lambda i: both.pair(i), len(both))
+        samples = _readable(both.pair, len(both), root)
         count = len(both)
         reasons["source"] = (
             f"the folders {folders[0]} and {folders[1]} hold files of the same names"
@@ -67,13 +70,11 @@ def survey(root: Path) -> Survey:
         if _mostly_double(files):
             source = "side_by_side"
             reasons["source"] = "the images are twice as wide as high: two of them side by side"
-            samples = _readable(lambda i: split_halves(read_image(files[i]), files[i]), count)
+            samples = _readable(lambda i: split_halves(read_image(files[i]), files[i]), count, root)
         else:
             source = "derived"
             reasons["source"] = "single images, so the source has to be made from each"
-            samples = _readable(lambda i: (read_image(files[i]),) * 2, count)
-    if not samples:
-        raise DataError(f"none of the first images below {str(root)!r} can be read")
+            samples = _readable(lambda i: (read_image(files[i]),) * 2, count, root)
     size = int(np.median([min(first.shape[:2]) for first, _ in samples]))
     if source == "derived":
         return Survey(source, None, "AtoB", "edges", count, size, reasons)
@@ -132,14 +133,23 @@ def _mostly_double(files: list[Path]) -> bool:
     return double * 2 > total
 
 
-def _readable(pair: object, count: int) -> list[tuple[Image, Image]]:
-    assert callable(pair)
+def _readable(
+    pair: Callable[[int], tuple[Pixels, Pixels]], count: int, root: Path
+) -> list[tuple[Image, Image]]:
+    """Some of the pairs, as people see them."""
     found = []
+    unreadable: list[ImageError] = []
     for index in range(0, count, max(1, count // LOOKED_AT)):
         try:
-            found.append(pair(index))
-        except ImageError:
-            continue
+            first, second = pair(index)
+        except ImageError as error:
+            unreadable.append(error)
+        else:
+            found.append((to_display(first), to_display(second)))
+    if not found:
+        raise DataError(
+            f"none of the first images below {str(root)!r} can be read; {unreadable[0]}"
+        )
     return found
 
 

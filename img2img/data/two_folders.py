@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from img2img.data.images import Image, Split, find_images, hold_out, read_image
+from img2img.data.images import Split, find_images, hold_out
+from img2img.data.reading import read_picture
 from img2img.errors import DataError, ImageError
+from img2img.picture import Pixels
 
 
 class TwoFolders:
@@ -23,7 +25,15 @@ class TwoFolders:
         DataError: a folder is missing or empty, or some images have no partner.
     """
 
-    def __init__(self, root: Path, split: Split, *, first: str = "A", second: str = "B") -> None:
+    def __init__(
+        self,
+        root: Path,
+        split: Split,
+        channels: tuple[int, int] = (3, 3),
+        *,
+        first: str = "A",
+        second: str = "B",
+    ) -> None:
         if not root.is_dir():
             raise DataError(
                 f"data.root: there is no folder {str(root)!r}; paths start at the working directory"
@@ -46,6 +56,7 @@ class TwoFolders:
             kept = set(hold_out([a for a, _ in pairs], split))
             pairs = [pair for pair in pairs if pair[0] in kept]
         self.files = pairs
+        self.channels = channels
 
     def __len__(self) -> int:
         return len(self.files)
@@ -53,9 +64,12 @@ class TwoFolders:
     def name(self, index: int) -> str:
         return str(self.files[index][0])
 
-    def pair(self, index: int) -> tuple[Image, Image]:
+    def pair(self, index: int) -> tuple[Pixels, Pixels]:
         first, second = self.files[index]
-        images = read_image(first), read_image(second)
+        images = (
+            read_picture(first, self.channels[0]).pixels,
+            read_picture(second, self.channels[1]).pixels,
+        )
         (height, width), (height2, width2) = images[0].shape[:2], images[1].shape[:2]
         if (height, width) != (height2, width2):
             raise ImageError(

@@ -24,6 +24,7 @@ from img2img.errors import DataError, Img2ImgError, Interrupted
 from img2img.evaluation.scores import baselines, readable, spread, validate
 from img2img.inference import Translator
 from img2img.methods import Method
+from img2img.picture import to_display
 from img2img.report.page import write_report
 from img2img.report.sheet import write_sheet
 
@@ -187,7 +188,7 @@ def _write_samples(run: Run, state: TrainState, events: Events) -> None:
     for source, target in readable(pairs, spread(len(pairs), run.plan.sample_count)):
         output = translator.translate(source[None]).cpu()[0]
         shown = [task.decode_source(source), task.decode_target(output, source)]
-        rows.append([*shown, task.decode_target(target, source)])
+        rows.append([to_display(image) for image in (*shown, task.decode_target(target, source))])
     if rows:
         path = run.directory.sample_path(state.step)
         write_sheet(path, rows)

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from img2img.data.images import Image
 from img2img.data.loading import PairDataset
 from img2img.errors import ImageError
 from img2img.inference import Translator
+from img2img.picture import Pixels, fit_channels, to_depth
 from img2img.tasks.base import Task
 
 # Enough for a steady number while training; `img2img run` should not wait on its own scores.
@@ -25,8 +25,8 @@ def spread(count: int, most: int) -> list[int]:
     return [i * count // most for i in range(most)]
 
 
-def score_images(output: Image, target: Image) -> dict[str, float]:
-    """Scores of one image, both (H, W, 3) uint8, taken in [0, 1].
+def score_images(output: Pixels, target: Pixels) -> dict[str, float]:
+    """Scores of one image, both (H, W, C), rounded to 8 bits and taken in [0, 1].
 
     `l1` mean absolute difference, `psnr` in dB, `ssim` with an 11-pixel Gaussian window where the
     image has room for one (torchmetrics).
@@ -37,7 +37,7 @@ def score_images(output: Image, target: Image) -> dict[str, float]:
         structural_similarity_index_measure,
     )
 
-    a, b = (_unit(image) for image in (output, target))
+    a, b = (_unit(_eight_bits(image)) for image in (output, target))
     scores = {"l1": float((a - b).abs().mean())}
     # Two equal images have no finite PSNR; 8 bits cannot show more than this.
     scores["psnr"] = min(float(peak_signal_noise_ratio(a, b, data_range=1.0)), 100.0)
@@ -77,7 +77,8 @@ def baselines(
     """Scores of answers that need no model; a model worth having beats them.
 
     Returns:
-        `l1_source`: handing back the source; `l1_mean_target`: the mean of the training targets.
+        `l1_source`: handing back the source, where it has the target's channels; `l1_mean_target`:
+        the mean of the training targets.
         Or, where targets are classes, `accuracy_most_frequent`: the training targets' most frequent
         class everywhere. Both datasets must give images of one size.
     """
@@ -95,7 +96,7 @@ def baselines(
     total: NDArray[np.float64] | None = None
     count = 0
     for source, target in trained:
-        image = task.decode_target(target, source).astype(np.float64)
+        image = _eight_bits(task.decode_target(target, source)).astype(np.float64)
         total = image if total is None else total + image
         count += 1
     if total is None:
@@ -103,14 +104,12 @@ def baselines(
     mean = total / count
     scores = []
     for source, target in held_out:
-        image = task.decode_target(target, source).astype(np.float64)
-        shown = task.decode_source(source).astype(np.float64)
-        scores.append(
-            {
-                "l1_source": float(np.abs(shown - image).mean() / 255),
-                "l1_mean_target": float(np.abs(mean - image).mean() / 255),
-            }
-        )
+        image = _eight_bits(task.decode_target(target, source)).astype(np.float64)
+        shown = _eight_bits(task.decode_source(source)).astype(np.float64)
+        score = {}
+        if shown.shape == image.shape:
+            score["l1_source"] = float(np.abs(shown - image).mean() / 255)
+        scores.append(score | {"l1_mean_target": float(np.abs(mean - image).mean() / 255)})
     return _means(scores)
 
 
@@ -131,5 +130,11 @@ def _means(scores: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([s[name] for s in scores])) for name in scores[0]}
 
 
-def _unit(image: Image) -> torch.Tensor:
+def _eight_bits(image: Pixels) -> NDArray[np.uint8]:
+    """An image as it is scored: 8-bit, and grey as RGB, so that the two can be compared."""
+    eight: NDArray[np.uint8] = to_depth(image, np.uint8)
+    return fit_channels(eight, 3) if eight.shape[2] == 1 else eight
+
+
+def _unit(image: NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255

@@ -6,10 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image as PillowImage
 from PIL import ImageDraw, ImageFont
 
-from img2img.data.images import Image, write_image
+from img2img.data.writing import write_picture
+from img2img.picture import Picture
+
+Image = NDArray[np.uint8]
 
 GAP = 4
 PAPER, INK = (255, 255, 255), (60, 60, 60)
@@ -45,4 +49,4 @@ def draw_sheet(rows: Sequence[Sequence[Image]], titles: Sequence[str]) -> Image:
 
 def write_sheet(path: Path, rows: Sequence[Sequence[Image]]) -> None:
     """Write rows of (source, output, target) as a PNG, whole or not at all."""
-    write_image(path, draw_sheet(rows, ("source", "output", "target")))
+    write_picture(path, Picture(draw_sheet(rows, ("source", "output", "target"))))

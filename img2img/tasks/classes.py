@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from img2img.tasks.base import Image
 from img2img.tasks.palettes import PALETTES, Colours, find_palette
 
 Classes = NDArray[np.uint8]
+Image = NDArray[np.uint8]
 
 # Distances are Euclidean, in levels of sRGB.
 # A pixel this near to a colour of the palette has that class; one further off is a mixture.

@@ -5,9 +5,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
-from img2img.tasks.base import Image, Interpolation
+from img2img.picture import Pixels, to_depth
+from img2img.tasks.base import Interpolation
+from img2img.tasks.graphs import LabTarget, LightnessSource
 
 
 class Colorization:
@@ -24,37 +27,45 @@ class Colorization:
     source_interpolation: Interpolation = "smooth"
     target_interpolation: Interpolation = "smooth"
 
-    def encode_source(self, image: Image) -> Tensor:
+    def encode_source(self, image: Pixels) -> Tensor:
         lightness = _lab(image)[..., :1].transpose(2, 0, 1)
         return torch.from_numpy(np.ascontiguousarray(lightness / 50 - 1))
 
-    def encode_target(self, image: Image) -> Tensor:
+    def encode_target(self, image: Pixels) -> Tensor:
         chroma = _lab(image)[..., 1:].transpose(2, 0, 1)
         return torch.from_numpy(np.ascontiguousarray(np.clip(chroma / 110, -1, 1)))
 
-    def decode_source(self, source: Tensor) -> Image:
+    def decode_source(self, source: Tensor) -> Pixels:
         return self.decode_target(source.new_zeros(2, *source.shape[1:]), source)
 
-    def decode_target(self, target: Tensor, source: Tensor) -> Image:
+    def decode_target(self, target: Tensor, source: Tensor) -> Pixels:
         lightness = (source.detach().float().cpu() + 1) * 50
         lab = torch.cat([lightness, target.detach().float().cpu() * 110]).numpy()
         rgb = cv2.cvtColor(np.ascontiguousarray(lab.transpose(1, 2, 0)), cv2.COLOR_Lab2RGB)
-        image: Image = np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
-        return image
+        return np.clip(rgb, 0, 1).astype(np.float32, copy=False)
+
+    def source_graph(self) -> nn.Module:
+        """`encode_source` as a module, for `img2img export`."""
+        return LightnessSource()
+
+    def target_graph(self) -> nn.Module:
+        """`decode_target` as a module, for `img2img export`."""
+        return LabTarget()
 
 
-def _lab(image: Image) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """(H, W, 3) sRGB uint8 to float32 Lab; floats, because 8-bit Lab would lose two bits."""
+def _lab(image: Pixels) -> NDArray[np.float32]:
+    """(H, W, 3) sRGB to float32 Lab; floats, because 8-bit Lab would lose two bits."""
     # From linear light, because OpenCV interpolates sRGB in a coarse table, off by up to 0.4.
-    lab = cv2.cvtColor(_LINEAR[image], cv2.COLOR_LRGB2Lab)
+    light = _LINEAR[image] if image.dtype == np.uint8 else _linear(to_depth(image, np.float64))
+    lab = cv2.cvtColor(light, cv2.COLOR_LRGB2Lab)
     return lab.astype(np.float32, copy=False)
 
 
-def _linear_light() -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Linear light, 0 to 1, of the 256 levels of sRGB (IEC 61966-2-1)."""
-    level = np.arange(256) / 255
+def _linear(level: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Linear light of levels of sRGB (IEC 61966-2-1), both from 0 to 1."""
     linear = np.where(level <= 0.04045, level / 12.92, ((level + 0.055) / 1.055) ** 2.4)
     return linear.astype(np.float32)
 
 
-_LINEAR = _linear_light()
+# Of all 256 levels of 8 bits.
+_LINEAR = _linear(np.arange(256) / 255)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
-from img2img.tasks.base import Image, Interpolation, to_grey, to_image, to_tensor
+from img2img.picture import Pixels, to_depth, white_of
+from img2img.tasks.base import Interpolation, to_grey, to_image, to_tensor
+from img2img.tasks.graphs import GreySource, SignedTarget
 
 
 class Edges:
@@ -15,8 +17,8 @@ class Edges:
     where the authors repeat it three times, so that the colour of the ink cannot matter.
 
     Args:
-        threshold: 0 keeps the greys; otherwise levels from this one up (1 to 255) become white and
-            all others black, which removes the smear of JPEG and of a soft pen.
+        threshold: 0 keeps the greys; otherwise levels from this one up (1 to 255, of 8 bits) become
+            white and all others black, which removes the smear of JPEG and of a soft pen.
         invert: the drawings are light lines on dark ground.
     """
 
@@ -31,19 +33,28 @@ class Edges:
         self.threshold = threshold
         self.invert = invert
 
-    def encode_source(self, image: Image) -> Tensor:
+    def encode_source(self, image: Pixels) -> Tensor:
         grey = to_grey(image)
         if self.invert:
-            grey = 255 - grey
+            grey = (white_of(grey.dtype) - grey).astype(grey.dtype)
         if self.threshold:
-            grey = np.where(grey >= self.threshold, 255, 0).astype(np.uint8)
+            light = to_depth(grey, np.uint8) >= self.threshold
+            grey = np.where(light, 255, 0).astype(np.uint8)
         return to_tensor(grey)
 
-    def encode_target(self, image: Image) -> Tensor:
+    def encode_target(self, image: Pixels) -> Tensor:
         return to_tensor(image)
 
-    def decode_source(self, source: Tensor) -> Image:
+    def decode_source(self, source: Tensor) -> Pixels:
         return to_image(source)
 
-    def decode_target(self, target: Tensor, source: Tensor) -> Image:
+    def decode_target(self, target: Tensor, source: Tensor) -> Pixels:
         return to_image(target)
+
+    def source_graph(self) -> nn.Module:
+        """`encode_source` as a module, for `img2img export`."""
+        return GreySource(threshold=self.threshold, invert=self.invert)
+
+    def target_graph(self) -> nn.Module:
+        """`decode_target` as a module, for `img2img export`."""
+        return SignedTarget()

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from torch import Tensor
+import numpy as np
+from torch import Tensor, nn
 
-from img2img.tasks.base import Image, Interpolation, to_image, to_tensor
+from img2img.picture import Pixels, to_depth, to_display
+from img2img.tasks.base import Interpolation, to_image, to_tensor
 from img2img.tasks.classes import explain_misfit, from_probabilities, to_classes, to_one_hot
+from img2img.tasks.graphs import ClassSource, ClassTarget, SignedSource, SignedTarget
 from img2img.tasks.palettes import find_palette
 
 
@@ -45,30 +48,40 @@ class Labels:
         if encoding == "onehot" and self.colours is not None:
             self.source_channels = len(self.colours)
 
-    def encode_source(self, image: Image) -> Tensor:
+    def encode_source(self, image: Pixels) -> Tensor:
         if self.colours is None:
             return to_tensor(image)
-        classes = to_classes(image, self.colours)
+        classes = to_classes(to_depth(image, np.uint8), self.colours)
         if self.encoding == "onehot":
             return to_one_hot(classes, len(self.colours))
         return to_tensor(self.colours[classes])
 
-    def encode_target(self, image: Image) -> Tensor:
+    def encode_target(self, image: Pixels) -> Tensor:
         return to_tensor(image)
 
-    def decode_source(self, source: Tensor) -> Image:
+    def decode_source(self, source: Tensor) -> Pixels:
         if self.encoding == "onehot" and self.colours is not None:
             return from_probabilities(source, self.colours)
         return to_image(source)
 
-    def decode_target(self, target: Tensor, source: Tensor) -> Image:
+    def decode_target(self, target: Tensor, source: Tensor) -> Pixels:
         return to_image(target)
 
-    def misfit(self, source: Image, target: Image) -> str | None:
+    def source_graph(self) -> nn.Module:
+        """`encode_source` as a module, for `img2img export`."""
+        if self.colours is None:
+            return SignedSource()
+        return ClassSource(self.colours, one_hot=self.encoding == "onehot")
+
+    def target_graph(self) -> nn.Module:
+        """`decode_target` as a module, for `img2img export`."""
+        return SignedTarget()
+
+    def misfit(self, source: Pixels, target: Pixels) -> str | None:
         """Why a pair's source is no label map in the palette's colours, or None."""
         if self.colours is None:
             return None
-        return explain_misfit(source, target, self.colours, "source")
+        return explain_misfit(to_display(source), to_display(target), self.colours, "source")
 
 
 class PhotoToLabels:
@@ -92,18 +105,27 @@ class PhotoToLabels:
         self.palette = find_palette(palette)
         self.target_channels = len(self.palette)
 
-    def encode_source(self, image: Image) -> Tensor:
+    def encode_source(self, image: Pixels) -> Tensor:
         return to_tensor(image)
 
-    def encode_target(self, image: Image) -> Tensor:
-        return to_one_hot(to_classes(image, self.palette), len(self.palette))
+    def encode_target(self, image: Pixels) -> Tensor:
+        classes = to_classes(to_depth(image, np.uint8), self.palette)
+        return to_one_hot(classes, len(self.palette))
 
-    def decode_source(self, source: Tensor) -> Image:
+    def decode_source(self, source: Tensor) -> Pixels:
         return to_image(source)
 
-    def decode_target(self, target: Tensor, source: Tensor) -> Image:
+    def decode_target(self, target: Tensor, source: Tensor) -> Pixels:
         return from_probabilities(target, self.palette)
 
-    def misfit(self, source: Image, target: Image) -> str | None:
+    def source_graph(self) -> nn.Module:
+        """`encode_source` as a module, for `img2img export`."""
+        return SignedSource()
+
+    def target_graph(self) -> nn.Module:
+        """`decode_target` as a module, for `img2img export`."""
+        return ClassTarget(self.palette)
+
+    def misfit(self, source: Pixels, target: Pixels) -> str | None:
         """Why a pair's target is no label map in the palette's colours, or None."""
-        return explain_misfit(target, source, self.palette, "target")
+        return explain_misfit(to_display(target), to_display(source), self.palette, "target")
