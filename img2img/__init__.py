@@ -25,6 +25,7 @@ def load(
     device: str = "auto",
     precision: str = "float32",
     seed: int = 0,
+    tile: int | None = None,
     plugins: Sequence[str | Path] = (),
 ) -> Translator:
     """A trained model as something to call: an image in, an image of the same kind out.
@@ -34,6 +35,8 @@ def load(
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         precision: `float32`, `bfloat16`, or `auto`, which is bfloat16 where the device has it.
         seed: of the dropout noise, where the model keeps it on.
+        tile: sides of the tiles that large images are cut into, in pixels as the network sees them;
+            0 never cuts, None cuts what would take more than 4 GiB of features.
         plugins: local plugin files, as `--plugin` takes them.
 
     Raises:
@@ -51,6 +54,7 @@ def load(
         device=resolve_device(device),
         precision=precision,
         seed=seed,
+        tile=tile,
     )
 
 
