@@ -10,7 +10,7 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from img2img.cli import check, data, import_, infer, listing, new, run, show
+from img2img.cli import check, data, export, import_, infer, listing, new, run, show
 from img2img.cli.options import DebugOption, wants_debug
 from img2img.errors import Img2ImgError, Interrupted, RecipeError
 
@@ -31,6 +31,7 @@ app.command("list")(listing.list_components)
 app.command("show")(show.show)
 app.command("new")(new.new)
 app.command("import")(import_.import_)
+app.command("export")(export.export)
 app.add_typer(data.app, name="data")
 
 
