@@ -1,8 +1,11 @@
 """The commands as somebody types them: what they print, write and answer."""
 
 import json
+import os
 import shutil
+import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 from PIL import Image
 
 import img2img
+from img2img.bundle import load_bundle, save_bundle
 from img2img.cli import app, main
 from img2img.component import KINDS
 from img2img.data.images import read_image
@@ -739,6 +743,8 @@ def test_infer_formats(call, inputs, trained):
         written = [path for path in Path(suffix).rglob("*") if path.is_file()]
         assert [path.suffix for path in written] == [f".{suffix}"] * 3
         assert {Image.open(path).format for path in written} == {name}
+    call("infer", trained, "in/deep", "npy", "--format", "npy")
+    assert np.array_equal(np.load("npy/c.npy"), read_image(Path("png/c.png")))
 
 
 def test_infer_batches_give_the_same(call, inputs, trained):
@@ -796,6 +802,10 @@ def test_infer_one_unreadable_input(call, inputs, trained):
         (["run", "in/a.png", "in", "--overwrite"], "would replace the input in/a.png"),
         (["run", "in/a.png", "a.jpg", "--format", "png"], "disagree"),
         (["run", "in", "out", "--format", "gif"], "--format cannot be 'gif'; possible: png, jpg"),
+        (["run", "in", "out", "--mean"], "--mean is made of several samples: add --samples"),
+        (["run", "in", "out", "--spread", "--format", "npy"], "--spread is made of several"),
+        (["run", "in", "out", "--samples", "1"], "Invalid value for '--samples'"),
+        (["run", "in", "out", "--report", "r.png"], "r.png: that is the name of an image"),
         (["run", "in", "out", "--split", "top"], "--split cannot be 'top'; possible: left, right"),
         (["run", "in", "out", "--device", "tpu"], "'tpu' is not a device"),
         (["run", "in", "out", "--precision", "half"], "--precision cannot be 'half'"),
@@ -805,6 +815,98 @@ def test_infer_one_unreadable_input(call, inputs, trained):
 def test_infer_refuses(refused, inputs, trained, arguments, said):
     Path("empty").mkdir()
     assert said in refused("infer", *arguments)
+
+
+def test_infer_samples(call, inputs, trained):
+    weights, info = load_bundle(trained / "model.safetensors")
+    info.generator["settings"]["dropout"] = 0.5
+    save_bundle(trained / "model.safetensors", weights, info)
+    options = ("--format", "png", "--seed", "3")
+    call("infer", trained, "in/deep", "plain", *options)
+    call("infer", trained, "in/deep", "out", "--samples", "2", "--mean", "--spread", *options)
+    kinds = ("1", "2", "mean", "spread")
+    assert [path.name for path in sorted(Path("out").glob("*.png"))] == [
+        f"{stem}-{kind}.png" for stem in "cd" for kind in kinds
+    ]
+    one, two, mean, spread = (read_image(Path("out", f"c-{kind}.png")) for kind in kinds)
+    assert np.array_equal(one, read_image(Path("plain/c.png")))
+    assert not np.array_equal(one, two)
+    assert np.abs(mean - (one.astype(float) + two) / 2).max() <= 1
+    assert one.shape == spread.shape == (24, 40, 3)
+    call("infer", trained, "in/deep/c.png", "other", "--format", "png", "--seed", "4")
+    assert not np.array_equal(one, read_image(Path("other/c.png")))
+
+
+def test_infer_samples_of_a_model_without_noise(refused, inputs, trained):
+    said = refused("infer", trained, inputs, "out", "--samples", "3")
+    assert "all samples would be equal" in said
+
+
+def test_infer_json(call, inputs, trained):
+    (inputs / "no.png").write_text("no image")
+    answer = call("infer", trained, inputs, "out", "--json", "--quiet", code=1)
+    (line,) = answer.out.splitlines()
+    told = json.loads(line)
+    assert (told["written"], told["kept"], told["skipped"]) == (5, 0, 1)
+    assert 0 < told["network_seconds"] <= told["seconds"] < 60
+    assert answer.err.splitlines() == ["skipped in/no.png: not an image that can be read"]
+
+
+def test_infer_report(call, refused, inputs, trained):
+    call("infer", trained, inputs, "out", "--report", "out/report.jsonl")
+    call("infer", trained, inputs, "out", "--report", "out/report.jsonl")
+    lines = [json.loads(line) for line in Path("out/report.jsonl").read_text().splitlines()]
+    assert [line["status"] for line in lines] == ["written"] * 5 + ["kept"] * 5
+    names = [line["input"] for line in lines]
+    assert sorted(names[:5]) == sorted(names[5:])
+    assert {(line["width"], line["height"], line["depth"]) for line in lines[:5]} == {
+        (40, 24, "uint8")
+    }
+    said = refused("infer", trained, inputs, "new", "--report", "tiny.toml")
+    assert "tiny.toml is there and is no report" in said
+
+
+def test_infer_limits_pixels(call, inputs, trained, monkeypatch):
+    # The limit is the whole process's, so the test gives it back.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    save(inputs / "small.png", 8, 8)
+    said = call("infer", trained, inputs, "out", "--max-pixels", "900", code=1).err
+    assert "skipped in/a.png: 40 x 24 pixels are more than the limit of 900" in said
+    assert "1 translated, 5 skipped: out" in said
+    call("infer", trained, inputs, "out", "--max-pixels", "960")
+
+
+def test_infer_names_in_messages(call, inputs, trained):
+    Path("in/\x1b[31mred\nskipped nothing.png").write_text("no image")
+    said = call("infer", trained, inputs, "out", code=1).err
+    assert r"skipped in/\x1b[31mred\nskipped nothing.png: not an image" in said
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_infer_interrupted(call, inputs, trained, monkeypatch, number):
+    from img2img.inference import folder as folder_module
+
+    real = folder_module.write_picture
+    before = signal.getsignal(number)
+
+    def write(path, *rest):
+        real(path, *rest)
+        if len(tree("out")) >= 2:
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)
+
+    monkeypatch.setattr(folder_module, "write_picture", write)
+    said = call("infer", trained, inputs, "out", "--batch-size", "1", code=130).err
+    assert "translated; the same command goes on there" in said
+    there = snapshot("out")
+    assert 0 < len(there) < 5
+    monkeypatch.setattr(folder_module, "write_picture", real)
+    said = call("infer", trained, inputs, "out").err
+    assert f"{5 - len(there)} translated, {len(there)} already there" in said
+    assert snapshot("out").items() >= there.items()
+    assert len(snapshot("out")) == 5
+    assert signal.getsignal(number) == before
 
 
 def test_infer_a_damaged_bundle(refused, inputs, trained):

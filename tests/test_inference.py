@@ -9,11 +9,12 @@ from PIL import Image
 from torch import nn
 
 from img2img.bundle import BundleInfo, load_bundle, save_bundle
-from img2img.errors import ModelFileError, RequestError
+from img2img.errors import ModelFileError
 from img2img.generators import UNet
 from img2img.inference import Policy, Translator
-from img2img.inference.folder import plan_jobs, translate_files
-from img2img.inference.translator import reflect_to_multiple
+from img2img.inference.moment import Moment
+from img2img.inference.noise import SeededDropout
+from img2img.inference.tiles import reflect_to_multiple
 from img2img.tasks import Colorization, Paired
 
 
@@ -78,11 +79,9 @@ def test_dropout_is_on_repeatable_and_seeded():
 
 
 def test_dropout_keeps_its_rate():
-    from img2img.inference.policy import Noise, SeededDropout
-
-    noise = Noise()
-    noise.seeds = [3]
-    kept = SeededDropout(0.3, 0, noise, channels=False)(torch.ones(1, 64, 64, 64))
+    moment = Moment()
+    moment.seeds = [3]
+    kept = SeededDropout(0.3, 0, moment, channels=False)(torch.ones(1, 64, 64, 64))
     assert (kept == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
     assert kept.max().item() == pytest.approx(1 / 0.7)
 
@@ -217,72 +216,3 @@ def test_tensors_without_description_are_no_bundle(tmp_path):
     save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
     with pytest.raises(ModelFileError, match="not what this program needs"):
         load_bundle(tmp_path / "x.safetensors")
-
-
-def images(folder, names, size=16):
-    rng = np.random.default_rng(0)
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 255, (size, size, 3), dtype=np.uint8)).save(path)
-
-
-def test_folder_keeps_paths_and_names(tmp_path):
-    images(tmp_path / "in", ["a.png", "deep/er/b.jpg", "c.bmp"])
-    jobs = plan_jobs(tmp_path / "in", tmp_path / "out", None, overwrite=False)
-    outcome = translate_files(translator(), jobs, batch_size=2)
-    made = sorted(str(p.relative_to(tmp_path / "out")) for p in outcome.written)
-    assert made == ["a.png", "c.png", "deep/er/b.jpg"]
-    assert all(Image.open(path).size == (16, 16) for path in outcome.written)
-    kept = translate_files(translator(), jobs).kept
-    assert len(kept) == 3
-
-
-def test_batch_size_changes_no_file(tmp_path):
-    images(tmp_path / "in", [f"{i}.png" for i in range(5)])
-    images(tmp_path / "in", ["large.png"], size=32)
-    for size in (1, 4):
-        jobs = plan_jobs(tmp_path / "in", tmp_path / f"out{size}", None, overwrite=False)
-        translate_files(translator(), jobs, batch_size=size)
-    for path in (tmp_path / "out1").iterdir():
-        one, other = (
-            np.asarray(Image.open(tmp_path / d / path.name), int) for d in ("out1", "out4")
-        )
-        # Rounding of a last bit in float32 may tip a level.
-        assert np.abs(one - other).max() <= 1
-
-
-def test_collisions_and_overwriting_inputs_are_refused(tmp_path):
-    images(tmp_path / "in", ["a.png", "a.jpg"])
-    with pytest.raises(RequestError, match="would both become"):
-        plan_jobs(tmp_path / "in", tmp_path / "out", ".png", overwrite=False)
-    with pytest.raises(RequestError, match="same folder"):
-        plan_jobs(tmp_path / "in", tmp_path / "in", None, overwrite=True)
-    with pytest.raises(RequestError, match="replace the input"):
-        plan_jobs(tmp_path / "in" / "a.png", tmp_path / "in", None, overwrite=True)
-    with pytest.raises(RequestError, match="no file or folder"):
-        plan_jobs(tmp_path / "nowhere", tmp_path / "out", None, overwrite=False)
-
-
-def test_results_inside_the_input_folder_are_not_inputs(tmp_path):
-    images(tmp_path / "in", ["a.png", "results/a.png"])
-    jobs = plan_jobs(tmp_path / "in", tmp_path / "in" / "results", None, overwrite=True)
-    assert [job.source.name for job in jobs] == ["a.png"]
-    assert len(jobs) == 1
-
-
-def test_unreadable_file_is_reported_and_the_rest_goes_on(tmp_path):
-    images(tmp_path / "in", ["a.png", "c.png"])
-    (tmp_path / "in" / "b.png").write_bytes(b"no image")
-    told = []
-    jobs = plan_jobs(tmp_path / "in", tmp_path / "out", None, overwrite=False)
-    outcome = translate_files(
-        translator(),
-        jobs,
-        batch_size=3,
-        on_done=lambda job, why: told.append((job.source.name, why)),
-    )
-    assert [path.name for path in outcome.written] == ["a.png", "c.png"]
-    assert [path.name for path in outcome.failed] == ["b.png"]
-    assert sorted(name for name, why in told if why is None) == ["a.png", "c.png"]
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]

@@ -1,194 +1,254 @@
-"""Translate a file or a folder of files."""
+"""Translating the files of a plan: reading, the network and writing side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import groupby
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from img2img.data.images import Image, find_images, read_image, write_image
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+
+from img2img.data.reading import image_size, read_picture
 from img2img.data.side_by_side import split_halves
-from img2img.errors import ImageError, RequestError
+from img2img.data.writing import write_picture
+from img2img.errors import ImageError
+from img2img.inference.destination import Destination
+from img2img.inference.names import printable
+from img2img.inference.pipeline import WriteBehind, batches, read_ahead
+from img2img.inference.planning import Job, Plan, Share
+from img2img.inference.recording import OnDone, Outcome, Recorder
+from img2img.inference.report import Report
+from img2img.inference.spread import picture_of_spread
 from img2img.inference.translator import Translator
+from img2img.inference.walking import is_file
+from img2img.picture import Picture
 
-WRITABLE = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"})
-# What can hold class indices with their palette.
-INDEXED = frozenset({".png", ".tif", ".tiff"})
 Half = Literal["left", "right"]
+Palette = NDArray[np.uint8] | None
+# The files of one image: pictures, and the colours of their classes.
+Results = list[tuple[Picture, Palette]]
+# What came of reading: a picture, why there is none, or None where results are there already.
+Loaded = Picture | str | None
 
-
-@dataclass(frozen=True)
-class Job:
-    """One file to translate and where the result goes."""
-
-    source: Path
-    output: Path
-
-
-@dataclass
-class Outcome:
-    """What became of a folder: results written, results already there, and what failed and why."""
-
-    written: list[Path] = field(default_factory=list)
-    kept: list[Path] = field(default_factory=list)
-    failed: dict[Path, str] = field(default_factory=dict)
-
-
-def plan_jobs(
-    source: Path, output: Path, suffix: str | None, *, overwrite: bool, indexed: bool = False
-) -> list[Job]:
-    """Which file goes where: a file to a file or into a folder, a folder to a folder like it.
-
-    Args:
-        source: a file, or a folder that is searched through.
-        output: a folder; or a file, when `source` is one and this has an image suffix.
-        suffix: of every output, such as `.png`; None keeps each input's own if it can be written.
-        overwrite: existing outputs will be replaced.
-        indexed: outputs are class indices, so formats without a palette are refused, and inputs in
-            them become `.png`.
-
-    Raises:
-        RequestError: nothing to do, an output format that cannot be, or outputs that would collide
-            with each other or with inputs.
-    """
-    writable = INDEXED if indexed else WRITABLE
-    if indexed and suffix is not None and suffix.lower() not in INDEXED:
-        raise RequestError(
-            f"this model gives classes, and --format {suffix[1:]} cannot hold them exactly: use "
-            f"--format png or tiff, or leave it out"
-        )
-    if source.is_file():
-        names_file = output.suffix.lower() in WRITABLE and not output.is_dir()
-        if not names_file and not output.is_dir() and output.suffix[1:].isalpha():
-            raise RequestError(
-                f"images cannot be written as {output.suffix}: end the output in one of "
-                f"{', '.join(sorted(WRITABLE))}, or name a folder"
-            )
-        if names_file and output.suffix.lower() not in writable:
-            raise RequestError(
-                f"this model gives classes, and {output.suffix} cannot hold them exactly: end the "
-                f"output in .png or .tiff"
-            )
-        if names_file and suffix and not _same_format(output.suffix, suffix):
-            raise RequestError(f"the output {output} and --format {suffix[1:]} disagree")
-        target = output if names_file else output / _rename(Path(source.name), suffix, writable)
-        jobs = [Job(source, target)]
-        if target.exists() and not overwrite:
-            raise RequestError(f"{target} is already there; use --overwrite to replace it")
-    elif source.is_dir():
-        if output.is_file():
-            raise RequestError(f"{output} is a file; the results of a folder need a folder")
-        inside = output.resolve()
-        found = [f for f in find_images(source) if inside not in f.resolve().parents]
-        if inside == source.resolve():
-            raise RequestError("input and output are the same folder; give the results their own")
-        if not found:
-            raise RequestError(f"no images below {source}")
-        jobs = [Job(f, output / _rename(f.relative_to(source), suffix, writable)) for f in found]
-    else:
-        raise RequestError(f"there is no file or folder {source}")
-    taken: dict[Path, Path] = {}
-    for job in jobs:
-        if job.output in taken:
-            raise RequestError(
-                f"{taken[job.output]} and {job.source} would both become {job.output}; rename one"
-            )
-        taken[job.output] = job.source
-        if job.output.resolve() == job.source.resolve():
-            raise RequestError(f"the result would replace the input {job.source}")
-    return jobs
+# Bounds on what is held, in pictures and in pixels of 8-bit RGB, which take three bytes. They
+# allow a single picture that is larger, so the largest decide what the program needs.
+MEGA = 1 << 20
+AHEAD = {"count": 64, "weight": 32 * MEGA}
+TOGETHER = {"count": 256, "weight": 32 * MEGA}
+BEHIND = {"count": 64, "weight": 64 * MEGA}
+# torch has a type of its own for this on GPUs, and only words on the CPU; OpenCV has others.
+FULL_MEMORY = ("out of memory", "allocate memory", "enough memory", "insufficient memory")
+# Small images in a batch: beyond that nothing is gained.
+LARGEST_BATCH = 64
 
 
 def translate_files(
     translator: Translator,
-    jobs: list[Job],
+    plan: Plan,
     *,
-    batch_size: int = 1,
+    share: Share = Share(),
+    batch_size: int | None = None,
     half: Half | None = None,
     overwrite: bool = False,
-    on_done: Callable[[Job, str | None], None] = lambda job, problem: None,
+    threads: int = 1,
+    report: Report | None = None,
+    on_done: OnDone = lambda job, status, reason: None,
 ) -> Outcome:
-    """Translate every job; a file that cannot be read is reported and the rest goes on.
+    """Translate the images of a plan; one that cannot be is reported, and the rest goes on.
+
+    Each result appears whole, or not at all, and those that are there are not made again. So what
+    was interrupted goes on with the same call. Memory does not depend on the number of files.
 
     Args:
         translator: the model.
-        jobs: from `plan_jobs`.
-        batch_size: how many images of one size go through the network together.
+        plan: which files, and where to.
+        share: the part of them to translate.
+        batch_size: images of one size that go through the network together; None leaves it to
+            the translator. Results do not depend on it.
         half: take this half of side-by-side files.
         overwrite: translate again what is already there.
-        on_done: called for each job with None, or with what was wrong.
+        threads: that read, and as many that write.
+        report: gets a line an image.
+        on_done: called for each image with what became of it, and why if it was skipped; from any
+            thread, one call at a time.
 
     Raises:
         RequestError: the output folder cannot be written to.
+        Img2ImgError: no file can be written any more, on a full disk for example.
     """
-    outcome = Outcome()
-    waiting = []
-    for job in jobs:
-        if job.output.exists() and not overwrite:
-            outcome.kept.append(job.output)
-            on_done(job, None)
-        else:
-            waiting.append(job)
-    for group in _loaded(waiting, half, batch_size):
-        good = [(job, image) for job, image in group if not isinstance(image, ImageError)]
-        for job, image in group:
-            if isinstance(image, ImageError):
-                outcome.failed[job.source] = image.reason
-                on_done(job, image.reason)
-        if not good:
-            continue
-        results = translator.translate_images([image for _, image in good])
-        for (job, _), result in zip(good, results, strict=True):
-            try:
-                job.output.parent.mkdir(parents=True, exist_ok=True)
-                write_image(job.output, result, translator.palette)
-            except OSError as error:
-                raise RequestError(
-                    f"cannot write {job.output}: {error.strerror or error}"
-                ) from error
-            outcome.written.append(job.output)
-            on_done(job, None)
-    return outcome
+    # By default 16 MB, which the C library keeps for each thread instead of giving it back: with
+    # eight threads, images of 12,000 x 9,000 pixels took twice as much memory.
+    core = PillowImage.core  # type: ignore[attr-defined]  # else only an environment variable can
+    core.set_block_size(64 * MEGA)
+    recorder = Recorder(plan.folder, report, on_done)
+    work = _Work(translator, plan, recorder, batch_size, half, overwrite)
+    with (
+        closing(read_ahead(plan.jobs(share), work.begin, threads=threads, **AHEAD)) as loaded,
+        WriteBehind(threads=threads, **BEHIND) as behind,
+    ):
+        pictures = work.pictures(loaded)
+        for batch in batches(pictures, _kind, work.most, _weight, **TOGETHER):
+            for job, results, seconds in work.translate(batch):
+                weight = sum(_bytes(picture) for picture, _ in results) // 3
+                behind.submit(weight, partial(work.write, job, results, seconds))
+    return recorder.outcome
 
 
-def _loaded(
-    jobs: list[Job], half: Half | None, batch_size: int
-) -> Iterator[list[tuple[Job, Image | ImageError]]]:
-    """Batches of images of one size, in order; the next ones are decoded meanwhile."""
+class _Work:
+    """What is done with each image, in the order of the methods."""
 
-    def load(job: Job) -> Image | ImageError:
+    def __init__(
+        self,
+        translator: Translator,
+        plan: Plan,
+        recorder: Recorder,
+        batch_size: int | None,
+        half: Half | None,
+        overwrite: bool,
+    ) -> None:
+        self.translator, self.recorder = translator, recorder
+        self.naming = plan.naming
+        self.destination = Destination(plan.folder, plan.source)
+        self.batch_size, self.half, self.overwrite = batch_size, half, overwrite
+
+    def begin(self, job: Job) -> tuple[int, Callable[[], Loaded]]:
+        """How heavy an image will be, and what reads it. In any thread."""
+        problem = job.problem or self.destination.problem(job.files[0].parent)
+        if problem is not None:
+            return 0, lambda: problem
+        if not self.overwrite and all(map(is_file, job.files)):
+            return 0, lambda: None
         try:
-            image = read_image(job.source)
-            if half is None:
-                return image
-            return split_halves(image, job.source)[0 if half == "left" else 1]
+            width, height = image_size(job.source)
+            # Deep images are heavier, and so are their files.
+            weight = max(width * height, job.source.stat().st_size // 3)
+        except (ImageError, OSError):
+            # Reading it will say more. Until then nobody knows, so it comes in alone.
+            weight = AHEAD["weight"]
+        return weight, partial(self._read, job.source)
+
+    def _read(self, path: Path) -> Loaded:
+        try:
+            picture = read_picture(path, self.translator.image_channels[0])
+            return picture if self.half is None else _half(picture, path, self.half)
         except ImageError as error:
-            return error
+            return error.reason
+        except MemoryError:
+            return "out of memory while it was read"
 
-    def shape(item: tuple[Job, Image | ImageError]) -> object:
-        return None if isinstance(item[1], ImageError) else item[1].shape
+    def pictures(self, loaded: Iterable[tuple[Job, Loaded]]) -> Iterator[tuple[Job, Picture]]:
+        """The images that there is something to do for."""
+        for job, picture in loaded:
+            if picture is None:
+                self.recorder.kept(job)
+            elif isinstance(picture, str):
+                self.recorder.skipped(job, picture)
+            else:
+                yield job, picture
 
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        chunks = [jobs[i : i + batch_size] for i in range(0, len(jobs), batch_size)]
-        ahead = [[pool.submit(load, job) for job in chunk] for chunk in chunks[:2]]
-        for i, chunk in enumerate(chunks):
-            if i + 2 < len(chunks):
-                ahead.append([pool.submit(load, job) for job in chunks[i + 2]])
-            loaded = [(job, task.result()) for job, task in zip(chunk, ahead.pop(0), strict=True)]
-            for _, group in groupby(loaded, key=shape):
-                yield list(group)
+    def most(self, item: tuple[Job, Picture]) -> int:
+        """How many images like this go through the network together."""
+        size = item[1].size
+        if self.naming.samples or self.translator.is_large(size):
+            return 1
+        return self.batch_size or min(self.translator.batch_size(size), LARGEST_BATCH)
+
+    def translate(self, batch: list[tuple[Job, Picture]]) -> list[tuple[Job, Results, float]]:
+        """Results of a batch, with the time that each took; what fails is skipped."""
+        started = time.perf_counter()
+        reason = None
+        try:
+            results = self._results(batch)
+        except (MemoryError, RuntimeError, ValueError, cv2.error) as error:
+            reason = _reason(error, batch[0][1])
+            if reason is None:
+                raise
+        if reason is None:
+            seconds = (time.perf_counter() - started) / len(batch)
+            return [(job, made, seconds) for (job, _), made in zip(batch, results, strict=True)]
+        if self.translator.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(batch) == 1:
+            self.recorder.skipped(batch[0][0], reason)
+            return []
+        # It may be one of them, or be too many of them.
+        return [result for one in batch for result in self.translate([one])]
+
+    def _results(self, batch: list[tuple[Job, Picture]]) -> list[Results]:
+        palette = self.translator.palette
+        if not self.naming.samples:
+            made = self.translator.translate_pictures([picture for _, picture in batch])
+            return [[(picture, palette)] for picture in made]
+        return [self._samples(*item) for item in batch]
+
+    def _samples(self, job: Job, picture: Picture) -> Results:
+        palette = self.translator.palette
+        samples = self.translator.sample(picture, self.naming.samples)
+        results: Results = [(made, palette) for made in samples.pictures]
+        # In the order of `Naming.extras`, as the files are.
+        for extra, path in zip(self.naming.extras, job.files[len(results) :], strict=True):
+            if extra == "mean":
+                results.append((samples.mean, palette))
+            else:
+                results.append((picture_of_spread(samples.spread, path.suffix), None))
+        return results
+
+    def write(self, job: Job, results: Results, seconds: float) -> None:
+        """Write the files of an image. In any thread."""
+        for path, (picture, palette) in zip(job.files, results, strict=True):
+            if self.naming.samples and not self.overwrite and is_file(path):
+                continue
+            try:
+                self.destination.prepare(path.parent)
+                write_picture(path, picture, palette)
+            except OSError as error:
+                ends = self.destination.error(path, error)
+                if ends is not None:
+                    raise ends from error
+                reason = f"cannot write {printable(path)}: {error.strerror or error}"
+                self.recorder.skipped(job, reason)
+                return
+            except (ValueError, MemoryError) as error:
+                self.recorder.skipped(job, str(error) or "out of memory while it was written")
+                return
+        self.recorder.written(job, results[0][0], seconds)
 
 
-def _rename(path: Path, suffix: str | None, writable: frozenset[str]) -> Path:
-    if suffix is None:
-        return path if path.suffix.lower() in writable else path.with_suffix(".png")
-    return path if _same_format(path.suffix, suffix) else path.with_suffix(suffix)
+def _half(picture: Picture, path: Path, half: Half) -> Picture:
+    def take(pixels: NDArray[Any]) -> NDArray[Any]:
+        return split_halves(pixels, path)[0 if half == "left" else 1]
+
+    alpha = None if picture.alpha is None else take(picture.alpha)
+    return replace(picture, pixels=take(picture.pixels), alpha=alpha)
 
 
-def _same_format(one: str, other: str) -> bool:
-    same = {".jpeg": ".jpg", ".tif": ".tiff"}
-    one, other = one.lower(), other.lower()
-    return same.get(one, one) == same.get(other, other)
+def _kind(item: tuple[Job, Picture]) -> object:
+    pixels = item[1].pixels
+    return pixels.shape, pixels.dtype
+
+
+def _weight(item: tuple[Job, Picture]) -> int:
+    return _bytes(item[1]) // 3
+
+
+def _bytes(picture: Picture) -> int:
+    return picture.pixels.nbytes + (0 if picture.alpha is None else picture.alpha.nbytes)
+
+
+def _reason(error: Exception, picture: Picture) -> str | None:
+    """Why this image fails; None where the fault is not the image's."""
+    if isinstance(error, MemoryError) or any(words in str(error).lower() for words in FULL_MEMORY):
+        width, height = picture.size
+        return (
+            f"out of memory at {width} x {height} pixels; a smaller --tile, such as 512, or "
+            f"--device cpu takes less"
+        )
+    return str(error) if isinstance(error, ValueError) else None

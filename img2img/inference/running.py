@@ -116,8 +116,9 @@ class Runner:
             return self._agree
 
     def _one_by_one(self, sources: Tensor, seeds: Sequence[int]) -> Tensor:
-        pairs = zip(sources.split(1), seeds, strict=True)
-        return torch.cat([self._forward(source, [seed]) for source, seed in pairs])
+        return torch.cat(
+            [self._forward(sources[i : i + 1], [seed]) for i, seed in enumerate(seeds)]
+        )
 
     def cuts(self, size: tuple[int, int]) -> bool:
         """Whether an image of (height, width) goes through in tiles."""

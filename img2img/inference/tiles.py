@@ -79,9 +79,7 @@ def read_tile(read: Read, rows: Axis, columns: Axis, row: int, column: int) -> T
     return part.index_select(-2, down - top).index_select(-1, right - left)
 
 
-def blend(
-    rows: Axis, columns: Axis, translate: Callable[[int, int], Tensor]
-) -> Iterator[Tensor]:
+def blend(rows: Axis, columns: Axis, translate: Callable[[int, int], Tensor]) -> Iterator[Tensor]:
     """The rows of the whole output from top to bottom, as soon as no tile can change them.
 
     Args:
