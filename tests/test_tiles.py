@@ -330,17 +330,17 @@ def test_a_large_picture_in_tiles_is_the_picture_at_once():
 
 
 def test_what_would_take_more_than_the_budget_is_cut(monkeypatch):
-    image = photo(96, 96)[None]
+    image = photo(300, 300)[None]
     model = Translator(Local(nn.Identity()), Paired(), Policy())
     # Features of 8 + 8 + 3 channels, 4 bytes each.
     assert model._runner.pixels_at_once() == pytest.approx(running.BUDGET / (4 * 19), rel=0.01)
     assert not model.is_large((3000, 3000))
     assert model.is_large((9000, 9000))
-    monkeypatch.setattr(running, "BUDGET", 96 * 95 * 4 * 19)
-    monkeypatch.setattr(running, "TILE", 32)
+    monkeypatch.setattr(running, "BUDGET", 300 * 299 * 4 * 19)
+    monkeypatch.setattr(running, "TILE", 64)
     small = Translator(Local(nn.Identity()), Paired(), Policy())
-    assert small.is_large((96, 96))
-    assert not small.is_large((96, 94))
+    assert small.is_large((300, 300))
+    assert not small.is_large((300, 298))
     assert (small.translate(image) - model.translate(image)).abs().max() < 1e-5
 
 

@@ -9,7 +9,8 @@ from PIL import Image
 from torch import nn
 
 from img2img.generators import EncoderDecoder, ResNet, UNet
-from img2img.inference import Policy, Translator
+from img2img.inference import Policy, Translator, packing
+from img2img.inference.packing import pack_weights
 from img2img.inference.samples import Moments
 from img2img.picture import Picture
 from img2img.tasks import Paired, PhotoToLabels
@@ -251,3 +252,66 @@ def test_moments_are_those_of_numpy_also_where_values_hardly_differ():
     assert np.abs(moments.mean - arrays.mean(0, dtype=np.float64)).max() < 1e-7
     expected = arrays.astype(np.float64).std(0).mean(2)
     assert np.abs(moments.deviation(7) - expected).max() < 0.02 * expected.max()
+
+
+# Packed weights
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_weights_change_no_bit(dtype):
+    layout = torch.channels_last
+    torch.manual_seed(0)
+    network = UNet(3, 3, image_size=32, width=16).eval().requires_grad_(False)
+    network = network.to(dtype).to(memory_format=layout)
+    images = torch.randn(2, 3, 32, 64).to(dtype).contiguous(memory_format=layout)
+    plain = network(images)
+    assert pack_weights(network) == 10
+    for _ in range(2):
+        assert torch.equal(network(images), plain)
+        assert network(images).is_contiguous(memory_format=layout)
+
+
+def test_packed_weights_are_not_used_once_the_weights_have_changed():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 3, 3)).requires_grad_(False)
+    images = torch.randn(1, 3, 16, 16)
+    assert pack_weights(network) == 2
+    network[0].weight.mul_(2)
+    network[1].weight = nn.Parameter(network[1].weight * 3, requires_grad=False)
+    network[0].bias.zero_(), network[1].bias.zero_()
+    expected = nn.functional.conv_transpose2d(
+        nn.functional.conv2d(images, network[0].weight), network[1].weight
+    )
+    assert torch.equal(network(images), expected)
+    sized = network[1](torch.zeros(1, 8, 5, 5), output_size=(7, 7))
+    assert sized.shape[-2:] == (7, 7)
+    images.requires_grad_(True)
+    network(images).sum().backward()
+    assert images.grad.abs().sum() > 0
+
+
+def test_what_cannot_be_packed_is_left_alone(monkeypatch):
+    class Own(nn.Conv2d):
+        def forward(self, features):
+            return super().forward(features) + 1
+
+    odd = nn.Sequential(
+        Own(4, 4, 3),
+        nn.Conv2d(4, 4, 3, groups=4),
+        nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(4, 4, 3, padding="same"),
+    )
+    assert pack_weights(odd) == 0
+    plain = nn.Sequential(nn.Conv2d(4, 4, 3))
+    monkeypatch.setattr(packing, "_agrees", lambda dtype: False)
+    assert pack_weights(plain) == 0
+    monkeypatch.setattr(packing, "_OPERATIONS", object())
+    assert pack_weights(plain) == 0
+    assert "forward" not in vars(plain[0])
+
+
+def test_a_translator_packs_at_its_first_use():
+    model = unet()
+    assert not any("forward" in vars(module) for module in model.module.modules())
+    model(photo(32, 32))
+    assert sum("forward" in vars(module) for module in model.module.modules()) == 10

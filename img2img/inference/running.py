@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.inference.moment import Moment
+from img2img.inference.packing import pack_weights
 from img2img.inference.policy import Policy, apply_policy
 from img2img.inference.statistics import ImageNorm
 from img2img.inference.tiles import (
@@ -69,6 +70,7 @@ class Runner:
         lowered = any(p.dtype == torch.bfloat16 for p in network.parameters())
         self._agree: bool | None = True if lowered else None
         self._lock = threading.Lock()
+        self._ready, self._packing = False, threading.Lock()
 
     def whole(self, sources: Tensor, seeds: Sequence[int]) -> Tensor:
         """(B, C, H, W) to (B, C', H, W) float32; padded to what the network takes, cropped back."""
@@ -124,7 +126,9 @@ class Runner:
         """Whether an image of (height, width) goes through in tiles."""
         if self.tile is not None:
             return 0 < self.tile < max(size)
-        return size[0] * size[1] > self.pixels_at_once()
+        # What the features are measured on is never cut, and most images are no larger.
+        side = self._probe_side()
+        return max(size) > side and size[0] * size[1] > self.pixels_at_once()
 
     def pixels_at_once(self) -> int:
         """How many pixels may be in the network at once, by what its layers give for a small image.
@@ -132,12 +136,24 @@ class Runner:
         All of them are counted, though most are gone before the last is there, and memory that
         happens to be free is not: a result must not depend on it.
         """
-        side = round_up(max(256, self.least), self.multiple)
+        side = self._probe_side()
         with self._lock:
             if self._pixels_at_once is None:
                 taken = self._features_of(side)
                 self._pixels_at_once = int(BUDGET * side * side / max(1, taken))
             return self._pixels_at_once
+
+    def _get_ready(self) -> None:
+        # At the first forward, so that whoever wants the module alone gets it as it was.
+        if self.device.type != "cpu" or self._ready:
+            return
+        with self._packing:
+            if not self._ready:
+                pack_weights(self.network)
+                self._ready = True
+
+    def _probe_side(self) -> int:
+        return round_up(max(256, self.least), self.multiple)
 
     def _features_of(self, side: int) -> int:
         """Bytes of all that the layers give for one image with sides of so many pixels."""
@@ -181,6 +197,7 @@ class Runner:
         statistics: dict[int, tuple[Tensor, Tensor]] | None = None,
         measuring: bool = False,
     ) -> Tensor:
+        self._get_ready()
         moment = self.moment
         moment.seeds, moment.offsets = seeds, offsets
         moment.size = (sources.shape[-2], sources.shape[-1])
