@@ -18,7 +18,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from img2img.description import BundleInfo, Description, printable, to_text
+from img2img.description import BundleInfo, Description, in_short, to_text
 from img2img.errors import ModelFileError
 
 __all__ = [
@@ -72,7 +72,7 @@ class OpenBundle:
             return {name: self._file.get_tensor(name) for name in self.tensors}
         except (safetensors.SafetensorError, AttributeError, ValueError) as error:
             raise ModelFileError(
-                f"the tensors of {self.path} cannot be read ({printable(str(error))})"
+                f"the tensors of {self.path} cannot be read ({in_short(str(error))})"
             ) from error
 
 
@@ -130,7 +130,7 @@ def open_bundle(path: Path) -> Iterator[OpenBundle]:
     try:
         opened = safetensors.safe_open(path, framework="pt")
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise _no_model(path, printable(str(error))) from error
+        raise _no_model(path, in_short(str(error))) from error
     with opened as file:
         metadata = file.metadata() or {}
         if KEY not in metadata:

@@ -17,7 +17,7 @@ from img2img.table import shown
 CALLS, CALLS_EACH = 150_000, 100
 # What a network computes with and does not save, such as the masks of a Swin: values, beyond as
 # many as the file has.
-UNSAVED = 1 << 26
+UNSAVED = 1 << 27
 SHOWN = 3
 # What only changes the values of a parameter, and takes time and memory in large ones.
 DRAWING = frozenset(

@@ -17,6 +17,7 @@ from img2img.component import Component
 from img2img.document import DEEPEST, TOO_LARGE, KeyPath
 from img2img.errors import ModelFileError
 from img2img.layers import Activation
+from img2img.names import printable
 from img2img.recipe import LARGEST, InferenceSettings
 from img2img.registry import Registry, suggest
 from img2img.table import check_table, dotted, shown
@@ -122,7 +123,7 @@ class Description:
 
     def problem(self, message: str) -> None:
         """Add a mistake, whose words may come from anywhere."""
-        self.problems.append(printable(message))
+        self.problems.append(in_short(message))
 
     def raise_any(self) -> None:
         """Raise a ModelFileError with all mistakes, if there are any."""
@@ -200,7 +201,7 @@ class Description:
         except (ValueError, RecursionError) as error:
             reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
             raise ModelFileError(
-                f"{self.label} has a damaged description ({printable(reason)})"
+                f"{self.label} has a damaged description ({in_short(reason)})"
             ) from error
         if not isinstance(data, dict):
             raise ModelFileError(f"{self.label} has a damaged description (it is no JSON object)")
@@ -232,9 +233,9 @@ def to_text(info: BundleInfo) -> str:
     return text
 
 
-def printable(text: str) -> str:
+def in_short(text: str) -> str:
     """A message of one line, whatever a stranger's file put into it, fit for a terminal."""
-    plain = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    plain = printable(text)
     return plain if len(plain) <= 500 else f"{plain[:500]}..."
 
 

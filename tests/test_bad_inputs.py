@@ -34,7 +34,6 @@ from PIL import Image, ImageCms
 from img2img import plugins
 from img2img.bundle import BundleInfo, save_bundle
 from img2img.cli import main
-from img2img.data import writing
 from img2img.generators import UNet
 from img2img.plugins import load_plugins
 
@@ -448,7 +447,7 @@ REQUESTS = {
     ),
     "a report that is a folder": (
         ["model", "in", "out", "--report", "in"],
-        "--report in cannot be",
+        "--report in is no file",
     ),
 }
 for name, row in REQUESTS.items():
@@ -501,6 +500,13 @@ def model_pipe(place):
 def model_device(place):
     (place.root / "zero").symlink_to("/dev/zero")
     return Case("zero is not a model: .*no regular file", arguments=("zero", "in", "out"))
+
+
+@bad("a report that is a pipe")
+def report_pipe(place):
+    os.mkfifo(place.root / "lines.jsonl")
+    says = "--report lines.jsonl is no file"
+    return Case(says, arguments=("model", "in", "out", "--report", "lines.jsonl"))
 
 
 @bad("two inputs with one result")
@@ -672,13 +678,21 @@ def result_among_inputs(place):
     return Case("would land among the inputs", arguments=("model", "in", "."))
 
 
+@bad("an INPUT that is empty, as an unset variable is")
+def empty_input(place):
+    return Case("it is empty, and would be the folder", arguments=("model", "", "out"))
+
+
 @bad("a full disk")
 def full_disk(place):
-    def write(handle, mode):
-        os.close(handle)
+    real = Path.open
+
+    def write(path, mode="r", **options):
+        if mode != "xb":
+            return real(path, mode, **options)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    place.patch.setattr(writing.os, "fdopen", write)
+    place.patch.setattr(Path, "open", write)
     says = "cannot write out/good.png: No space left on device; .* the same command goes on"
     return Case(says, 1)
 

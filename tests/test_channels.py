@@ -13,7 +13,7 @@ from PIL import Image
 import img2img
 from img2img.assemble.datasets import judge_of
 from img2img.cli import main
-from img2img.data import Derived, HuggingFace, SideBySide, TwoFolders
+from img2img.data import Damaged, Derived, HuggingFace, SideBySide, TwoFolders
 from img2img.data.augmentation import Augmentation, ColorChange
 from img2img.data.images import resize_image
 from img2img.data.loading import PairDataset
@@ -264,6 +264,29 @@ def test_sources_may_give_colour_for_grey_and_the_other_way_round():
     assert (target == target[:1]).all()
     swapped = PairDataset(Pairs(photo[..., :1], photo), task, untouched, swap=True, seed=0)
     assert (swapped.tensors(0)[0] == source).all()
+
+
+@pytest.mark.parametrize("damage", ["noise", "blur", "shrink", "hole"])
+@pytest.mark.parametrize(("first", "second"), [(1, 1), (3, 1), (1, 3)])
+def test_damage_is_done_in_colour_whatever_the_task_takes(tmp_path, damage, first, second):
+    photo = to_depth(shapes(3), np.uint8)
+    write(tmp_path / "1.png", photo)
+    source = Damaged(tmp_path, "train", damage=damage)
+    augment = Augmentation(None, 32, center=True, derive=source.degrade)
+    task = Paired(source_channels=first, target_channels=second)
+    found, target = PairDataset(source, task, augment, swap=False, seed=0).tensors(0)
+    everything = PairDataset(source, Paired(), augment, swap=False, seed=0).tensors(0)
+    for tensor, colour, count in zip((found, target), everything, (first, second), strict=True):
+        image = to_depth(Paired().decode_source(colour), np.uint8)
+        assert tensor.shape == (count, 32, 32)
+        assert (tensor == Paired(source_channels=count).encode_source(image)).all()
+
+
+def test_what_is_made_from_grey_keeps_its_channel():
+    grey = to_depth(shapes(1), np.uint8)
+    augment = Augmentation(None, 32, derive=lambda image, seed: cv2.blur(image, (3, 3)))
+    source, target = augment(grey, grey, 0)
+    assert source.shape == target.shape == (32, 32, 1)
 
 
 def test_a_pair_that_does_not_fit_is_skipped_and_judged():

@@ -866,6 +866,30 @@ def test_infer_report(call, refused, inputs, trained):
     assert "tiny.toml is there and is no report" in said
 
 
+def test_infer_hands_its_options_on(call, inputs, trained, monkeypatch):
+    from img2img import rebuild
+    from img2img.inference import folder as folder_module
+
+    given = {}
+    for module, name in ((rebuild, "load_translator"), (folder_module, "translate_files")):
+        real = getattr(module, name)
+
+        def spy(*args, real=real, **options):
+            given.update(options)
+            return real(*args, **options)
+
+        monkeypatch.setattr(module, name, spy)
+    call("infer", trained, inputs, "plain", "--device", "cpu")
+    assert given["tile"] is given["batch_size"] is given["half"] is given["report"] is None
+    assert (given["seed"], given["precision"], given["overwrite"]) == (0, "auto", False)
+    options = "--device cpu --tile 64 --seed 7 --precision float32 --batch-size 3 --split right"
+    call("infer", trained, inputs, "out", *options.split(), "--overwrite")
+    expected = {"tile": 64, "seed": 7, "precision": "float32", "batch_size": 3, "half": "right"}
+    assert given.items() >= (expected | {"overwrite": True}).items()
+    assert str(given["device"]) == "cpu"
+    assert given["threads"] >= 1
+
+
 def test_infer_limits_pixels(call, inputs, trained, monkeypatch):
     # The limit is the whole process's, so the test gives it back.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
@@ -912,3 +936,11 @@ def test_infer_interrupted(call, inputs, trained, monkeypatch, number):
 def test_infer_a_damaged_bundle(refused, inputs, trained):
     truncate(trained / "model.safetensors")
     assert "run/model.safetensors is not a model" in refused("infer", "run", "in", "out")
+
+
+def test_keys_of_a_strangers_recipe_do_not_reach_the_terminal_raw(call, tmp_path):
+    recipe = tmp_path / "strange.toml"
+    recipe.write_text('"\\u001b[31mname" = 1\n', encoding="utf-8")
+    done = call("check", recipe, code=2)
+    assert "\x1b" not in done.err
+    assert "\\x1b[31mname" in done.err

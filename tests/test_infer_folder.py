@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +26,6 @@ from img2img.errors import Img2ImgError, RequestError
 from img2img.inference import folder as folder_module
 from img2img.inference.destination import Destination
 from img2img.inference.folder import translate_files
-from img2img.inference.names import printable
 from img2img.inference.naming import Naming
 from img2img.inference.pipeline import Closed, WriteBehind, batches, read_ahead
 from img2img.inference.planning import Plan, Share
@@ -34,6 +34,7 @@ from img2img.inference.samples import Samples
 from img2img.inference.spread import picture_of_spread
 from img2img.inference.walking import OPEN_FOLDERS, walk_images
 from img2img.inference.workers import Place, find_place
+from img2img.names import printable
 from img2img.picture import Picture
 
 
@@ -501,21 +502,20 @@ def test_leaving_with_an_error_finishes_what_is_being_written_and_no_more():
 
 
 def test_reading_the_network_and_writing_overlap(tmp_path, monkeypatch):
-    fill(tmp_path / "in", [f"{i}.png" for i in range(30)])
+    fill(tmp_path / "in", [f"{i}.png" for i in range(40)])
     slow = 0.02
-    for name in ("read_picture", "write_picture"):
-        real = getattr(folder_module, name)
 
-        def work(*args, real=real, **kwargs):
-            time.sleep(slow)
-            return real(*args, **kwargs)
+    def read(*_):
+        time.sleep(slow)
+        return Picture(np.zeros((8, 8, 3), np.uint8))
 
-        monkeypatch.setattr(folder_module, name, work)
+    monkeypatch.setattr(folder_module, "read_picture", read)
+    monkeypatch.setattr(folder_module, "write_picture", lambda *_: time.sleep(slow))
     began = time.perf_counter()
     translate(tmp_path, Negative(seconds=slow), threads=1)
     took = time.perf_counter() - began
-    # One after the other would take three times 0.6 s.
-    assert 30 * slow <= took < 2 * 30 * slow
+    # One after the other would take three times 0.8 s.
+    assert 40 * slow <= took < 2 * 40 * slow
 
 
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path, monkeypatch):
@@ -618,7 +618,7 @@ def test_images_of_one_size_go_together_however_they_are_mixed(tmp_path):
 
 def test_large_images_are_not_decoded_many_at_once(tmp_path, monkeypatch):
     fill(tmp_path / "in", [f"{i}.png" for i in range(12)], size=(40, 40))
-    monkeypatch.setitem(folder_module.AHEAD, "weight", 2 * 2000)
+    monkeypatch.setattr(folder_module, "AHEAD", 2 * 2000)
     lock = threading.Lock()
     held, most = 0, 0
     real = folder_module.read_picture
@@ -985,6 +985,26 @@ def test_a_report_replaces_nothing_else(tmp_path):
     assert not (tmp_path / "new.jsonl").exists()
 
 
+def test_a_continued_report_reads_as_the_documentation_says(tmp_path, monkeypatch):
+    page = Path(__file__).parents[1] / "docs" / "inference.md"
+    (snippet,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    fill(tmp_path / "in", ["a.png", "b.png"])
+    (tmp_path / "in" / "c.png").write_bytes(b"no image")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "b.png").write_text("earlier")
+    for seed in (None, 0, 1):
+        if seed is not None:
+            save(tmp_path / "in" / "c.png", seed=seed)
+        with Report(tmp_path / "report.jsonl") as report:
+            translate(tmp_path, report=report)
+    monkeypatch.chdir(tmp_path)
+    known = {}
+    exec(snippet, known)
+    statuses = {name: line["status"] for name, line in known["lines"].items()}
+    assert statuses == {"a.png": "written", "b.png": "kept", "c.png": "written"}
+    assert len(lines_of(tmp_path / "report.jsonl")) == 9
+
+
 def test_a_full_disk_under_the_report_ends_the_job(tmp_path, monkeypatch):
     fill(tmp_path / "in", [f"{i}.png" for i in range(20)])
 
@@ -1109,10 +1129,10 @@ def test_no_file_is_taken_twice_and_none_is_left(tmp_path, size):
 
 def test_places_come_from_torchrun():
     assert find_place({}) == find_place({"WORLD_SIZE": "3"}) == Place(0, 1, 0, 1)
-    given = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"}
+    given = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}
     place = find_place(given)
-    assert (place.share, place.local_rank) == (Share(5, 8), 1)
-    assert place.device("auto", 4) == place.device("cuda", 4) == "cuda:1"
+    assert (place.share, place.local_rank) == (Share(5, 8), 3)
+    assert place.device("auto", 4) == place.device("cuda", 4) == "cuda:3"
     assert place.device("auto", 1) == "cuda:0"
     assert (place.device("auto", 0), place.device("cpu", 4)) == ("auto", "cpu")
     assert Place().device("auto", 4) == "auto"

@@ -236,6 +236,13 @@ def test_bits_between_8_and_16_use_the_whole_range(tmp_path):
     assert (found == np.rint(image / 4095 * 65535)).all()
 
 
+def test_ppm_of_other_ranges(tmp_path):
+    image = noise(3, np.uint16) >> 6
+    head = b"P6 # ten bits\n18 14\n1023\n"
+    (tmp_path / "a.ppm").write_bytes(head + image.astype(">u2").tobytes())
+    assert (read_picture(tmp_path / "a.ppm").pixels == np.rint(image / 1023 * 65535)).all()
+
+
 def test_one_bit_and_palettes(tmp_path):
     bits = noise(0) > 127
     Image.fromarray(bits).save(tmp_path / "a.tiff")
@@ -355,6 +362,19 @@ def test_garbage_for_exif_turns_nothing(tmp_path, garbage):
         assert (read_picture(tmp_path / "a.png").pixels == image).all()
     Image.fromarray(smooth(3)).save(tmp_path / "a.jpg", exif=b"Exif\0\0" + garbage)
     assert read_picture(tmp_path / "a.jpg").size == (64, 48)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+def test_orientations_that_exif_does_not_have_turn_nothing(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for image in (noise(3), noise(3, np.uint16)):
+        png = with_chunk(imagecodecs.png_encode(image), b"eXIf", exif.tobytes()[6:])
+        (tmp_path / "a.png").write_bytes(png)
+        assert (read_picture(tmp_path / "a.png").pixels == image).all()
+        tags = [(274, "H", 1, orientation, True)]
+        tifffile.imwrite(tmp_path / "a.tiff", image, photometric="rgb", extratags=tags)
+        assert (read_picture(tmp_path / "a.tiff").pixels == image).all()
 
 
 def test_the_first_image_of_a_phones_photograph(tmp_path):

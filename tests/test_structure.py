@@ -16,7 +16,7 @@ ROOT = Path(img2img.__file__).parent
 
 # From the bottom up. A module may import from its own row and from those above it in this list.
 LAYERS = (
-    ("errors", "hookspecs", "hub", "layers", "picture"),
+    ("errors", "hookspecs", "hub", "layers", "names", "picture"),
     ("backbones",),
     ("download",),
     ("tasks", "data", "generators", "discriminators", "losses"),

@@ -275,6 +275,15 @@ def test_image_norm_is_the_layer_it_stands_for(size, batch):
             assert (made - expected).abs().max() < 1e-5
 
 
+def test_image_norm_is_exact_for_large_images():
+    """Sums over a megapixel must not lose what float32 can hold."""
+    images = torch.randn(1, 4, 1024, 1024, generator=seeded(0)) * 0.5 + 1.5
+    expected = nn.functional.instance_norm(images.double())
+    for layout in (torch.channels_last, torch.contiguous_format):
+        made = ImageNorm(nn.BatchNorm2d(4), 0, Moment())(images.contiguous(memory_format=layout))
+        assert (made - expected).abs().max() < 5e-6
+
+
 def test_norms_of_timm_keep_their_activation():
     from timm.layers import BatchNormAct2d, GroupNormAct
 

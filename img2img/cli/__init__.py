@@ -13,6 +13,7 @@ import typer
 from img2img.cli import check, data, export, import_, infer, listing, new, run, show
 from img2img.cli.options import DebugOption, wants_debug
 from img2img.errors import Img2ImgError, Interrupted, RecipeError
+from img2img.names import printable
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -95,6 +96,11 @@ def main() -> NoReturn:
 
 
 def _message(error: Img2ImgError) -> str:
+    # Names and texts of strangers are in it; only line breaks of ours may reach a terminal.
+    return "\n".join(printable(line) for line in _lines(error).split("\n"))
+
+
+def _lines(error: Img2ImgError) -> str:
     if isinstance(error, Interrupted):
         return str(error)
     if not isinstance(error, RecipeError):

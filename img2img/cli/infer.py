@@ -15,6 +15,7 @@ from img2img.cli.options import (
     JsonOption,
     PluginOption,
     QuietOption,
+    a_path,
     load_plugins_for,
 )
 from img2img.errors import Img2ImgError, Interrupted, RequestError
@@ -30,13 +31,22 @@ Prepared = TypeVar("Prepared")
 
 def infer(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="A run directory or a .safetensors bundle.")
+        Path,
+        typer.Argument(
+            metavar="MODEL", parser=a_path, help="A run directory or a .safetensors bundle."
+        ),
     ],
     input: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="An image, or a folder searched through.")
+        Path,
+        typer.Argument(
+            metavar="INPUT", parser=a_path, help="An image, or a folder searched through."
+        ),
     ],
     output: Annotated[
-        Path, typer.Argument(metavar="OUTPUT", help="A folder, or a file when INPUT is one.")
+        Path,
+        typer.Argument(
+            metavar="OUTPUT", parser=a_path, help="A folder, or a file when INPUT is one."
+        ),
     ],
     format: Annotated[
         str | None,
@@ -233,7 +243,7 @@ def _mention_halves(plan: Plan) -> None:
     """Say so if images may be two of them side by side."""
     from img2img.data.reading import image_size
     from img2img.errors import ImageError
-    from img2img.inference.names import printable
+    from img2img.names import printable
 
     first = next(plan.jobs(), None)
     try:

@@ -29,6 +29,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
+def a_path(text: str) -> Path:
+    """A path as given; an empty one, such as an unset variable of the shell, is no path."""
+    if not text:
+        raise typer.BadParameter("it is empty, and would be the folder that you are in")
+    return Path(text)
+
+
 def wants_debug() -> bool:
     """Whether `--debug` was given, known before and after the command's own parsing."""
     return "--debug" in sys.argv

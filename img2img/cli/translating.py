@@ -20,10 +20,10 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from img2img.inference.names import printable
 from img2img.inference.planning import Job
 from img2img.inference.recording import Outcome
 from img2img.inference.workers import Place
+from img2img.names import printable
 
 
 class Display:

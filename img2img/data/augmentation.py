@@ -122,6 +122,8 @@ class Augmentation:
         source, target = _in_range(source), _in_range(target)
         if self._derive is not None:
             source = self._derive(target, seed)
+            # OpenCV, which many do it with, drops a last axis of one.
+            source = source if source.ndim == 3 else source[..., None]
         if self._color is not None:
             self._color.set_random_seed(seed)
             source = _in_range(self._color(image=source)["image"])

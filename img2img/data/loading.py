@@ -80,18 +80,15 @@ class PairDataset(Dataset[Batch]):
         """
         first, second = self.pairs.pair(index)
         source, target = (second, first) if self.swap else (first, second)
-        source = self._prepared(source, self.channels[0], index)
-        target = self._prepared(target, self.channels[1], index)
-        source, target = self.transform(source, target, _seed_of(self.seed, epoch, index))
-        return self.task.encode_source(source), self.task.encode_target(target)
-
-    def _prepared(self, image: Pixels, channels: int, index: int) -> Pixels:
-        """An image as augmentation takes it: in the task's channels, 8-bit or else float32."""
+        seed = _seed_of(self.seed, epoch, index)
+        source, target = self.transform(_augmentable(source), _augmentable(target), seed)
         try:
-            fitted = fit_channels(image, channels)
+            # Not before: a source that makes the one from the other may need its colours.
+            source = fit_channels(source, self.channels[0])
+            target = fit_channels(target, self.channels[1])
         except UnusableError as error:
             raise ImageError(Path(self.pairs.name(index)), str(error)) from None
-        return fitted if fitted.dtype == np.uint8 else to_depth(fitted, np.float32)
+        return self.task.encode_source(source), self.task.encode_target(target)
 
 
 class StepSampler(Sampler[list[Key]]):
@@ -143,6 +140,10 @@ def batches(
             generator=torch.Generator().manual_seed(0),
         )
     )
+
+
+def _augmentable(image: Pixels) -> Pixels:
+    return image if image.dtype == np.uint8 else to_depth(image, np.float32)
 
 
 def _join(parts: list[Batch]) -> Batch:

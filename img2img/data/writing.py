@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import io
-import os
+import secrets
 import struct
-import tempfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -104,13 +103,12 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: the folder cannot be written to.
     """
-    # The leading dot hides it from whoever lists the folder meanwhile.
-    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
-    temporary = Path(name)
+    # The leading dot hides it from whoever lists the folder meanwhile. Not `tempfile`, whose files
+    # are private whatever the umask says, which no thread can ask for without changing it.
+    temporary = path.with_name(f".partial-{secrets.token_hex(8)}{path.suffix}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -186,9 +184,3 @@ def _flat(picture: Picture) -> Picture:
     if alpha is not None:
         pixels = lay_on_white(pixels, alpha)
     return replace(picture, pixels=pixels, alpha=None)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -79,11 +79,16 @@ def drop_noise(network: nn.Module) -> bool:
     return noisy
 
 
-def traceable(network: nn.Module) -> nn.Module:
-    """A copy of a network in its test-time form that can be traced with sizes left open."""
+def copy_network(network: nn.Module) -> nn.Module:
+    """A copy of a network in its test-time form, in torch's usual memory layout."""
     # They hold what belongs to a thread, which cannot be copied; no forward is going on here.
     moments = {id(m.moment): m.moment for m in network.modules() if isinstance(m, ImageNorm)}
-    traced = copy.deepcopy(network, dict(moments)).to(memory_format=torch.contiguous_format)
+    return copy.deepcopy(network, dict(moments)).to(memory_format=torch.contiguous_format)
+
+
+def traceable(network: nn.Module) -> nn.Module:
+    """A copy of a network in its test-time form that can be traced with sizes left open."""
+    traced = copy_network(network)
     if isinstance(traced, ImageNorm):
         return OwnNorm(traced)
     for module in list(traced.modules()):

@@ -14,8 +14,9 @@ from torch import nn
 from img2img.bundle import BundleInfo, read_info
 from img2img.environment import version
 from img2img.errors import Img2ImgError, RequestError
+from img2img.exporting.expected import Expected, expect
 from img2img.exporting.graph import ImageGraph, drop_noise
-from img2img.exporting.probes import Expected, Probe, expect, make_fixed_probes, make_probes
+from img2img.exporting.probes import Probe, make_fixed_probes, make_probes
 from img2img.exporting.running import (
     ROUGH,
     RUNTIMES,
@@ -204,9 +205,9 @@ def _attempts(
 ) -> Iterator[tuple[Sizes, list[Probe]]]:
     """What to try to write, from the most useful on."""
     if size is None:
-        probes = make_probes(channels, translator.size_multiple, translator.size_least)
-        yield Sizes(), probes
         crop = info.generator.get("image_size") or CROP
+        multiple, least = translator.size_multiple, translator.size_least
+        yield Sizes(), make_probes(channels, multiple, least, crop)
         size = (crop, crop)
     for batches in (True, False):
         yield Sizes(size, batches), make_fixed_probes(channels, size, batches=batches)

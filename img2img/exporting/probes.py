@@ -1,8 +1,7 @@
-"""Images that an exported file is tried on, and what the model makes of them."""
+"""Images that an exported file is tried on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from img2img.inference import Translator
-from img2img.picture import to_depth
-from img2img.tasks.base import image_channels_of
-
-# Below it the sizes of probes are not much larger than a convolution.
-LEAST = 16
+# Sides in pixels: below, images are not much larger than a convolution; above, they take long.
+SMALLEST, LARGEST = 16, 256
 
 
 @dataclass(frozen=True)
@@ -37,32 +32,25 @@ class Probe:
         return scaled.contiguous()
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What the model gives for a probe.
+def make_probes(channels: int, multiple: int, least: int, crop: int) -> list[Probe]:
+    """Probes for a file that takes any size: none, some and much of the padding it can need.
 
-    Attributes:
-        output: of the network, cropped to the images, (B, C', H, W).
-        images: the task's images of it, (B, C', H, W) float32 in [0, 1].
-        exact: they are not rounded to levels.
+    Most are about as large as the training crops. Where features shrink to two pixels or so, an
+    image's own statistics make much of rounding.
+
+    Args:
+        channels: of the images.
+        multiple: what the network's sides must be a multiple of, in pixels.
+        least: what they must have at least.
+        crop: side of the training crops, in pixels.
     """
-
-    output: Tensor
-    images: Tensor
-    exact: bool
-
-
-def make_probes(channels: int, multiple: int, least: int) -> list[Probe]:
-    """Probes for a file that takes any size: none, some and much of the padding it can need."""
     side = max(multiple, least)
-    unit = -(-max(side, LEAST) // multiple) * multiple
+    unit = -(-max(side, SMALLEST, min(crop, LARGEST)) // multiple) * multiple
     high, wide = unit + unit // 2 + 5, unit + 3
+    both = np.stack([smooth(high, wide, channels), noise(high, wide, channels)])
     probes = [
-        Probe(
-            "a smooth and a noise image",
-            np.stack([smooth(high, wide, channels), noise(high, wide, channels)]),
-        ),
-        Probe("a noise image", noise(2 * unit, unit, channels)[None]),
+        Probe("a smooth and a noise image", both),
+        Probe("a noise image", noise(unit, unit, channels)[None]),
     ]
     if side >= 4:
         small = smooth(side // 4 + 1, side - 1, channels)
@@ -80,22 +68,6 @@ def make_fixed_probes(channels: int, size: tuple[int, int], *, batches: bool) ->
     if batches:
         probes.append(Probe("a smooth and a noise image", np.stack(images)))
     return probes
-
-
-def expect(translator: Translator, probes: Sequence[Probe]) -> list[Expected]:
-    """What a translator gives for probes, by the task's own methods, at the size they have."""
-    task = translator.task
-    expected = []
-    for probe in probes:
-        sources = torch.stack([task.encode_source(image) for image in probe.images])
-        output = translator.translate(sources).cpu()
-        decoded = [task.decode_target(o, s) for o, s in zip(output, sources, strict=True)]
-        exact = all(np.issubdtype(image.dtype, np.floating) for image in decoded)
-        floats = np.stack([to_depth(image, np.float32) for image in decoded])
-        images = torch.from_numpy(floats).permute(0, 3, 1, 2)
-        channels = image_channels_of(task)[1]
-        expected.append(Expected(output, images[:, :channels], exact))
-    return expected
 
 
 def smooth(height: int, width: int, channels: int) -> NDArray[np.uint8]:

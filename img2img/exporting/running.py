@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from img2img.exporting.probes import Expected, Probe
+from img2img.exporting.expected import Expected
+from img2img.exporting.probes import Probe
 from img2img.exporting.writing import Format, quiet
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]

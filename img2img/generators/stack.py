@@ -40,6 +40,10 @@ def resolve_depth(image_size: int, depth: int | None) -> int:
             )
     if depth < 2:
         raise ValueError(f"depth must be at least 2, not {depth}")
+    if depth > 16:
+        raise ValueError(
+            f"depth {depth} halves images of {2**16} pixels to nothing: use at most 16"
+        )
     step = 2**depth
     if image_size % step:
         below, above = image_size // step * step, (image_size // step + 1) * step

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from img2img.errors import Img2ImgError, RequestError
-from img2img.inference.names import printable
+from img2img.names import printable
 
 # As `data.writing` calls files that are not whole yet.
 PARTIAL = ".partial-"

@@ -21,7 +21,6 @@ from img2img.data.side_by_side import split_halves
 from img2img.data.writing import write_picture
 from img2img.errors import ImageError
 from img2img.inference.destination import Destination
-from img2img.inference.names import printable
 from img2img.inference.pipeline import WriteBehind, batches, read_ahead
 from img2img.inference.planning import Job, Plan, Share
 from img2img.inference.recording import OnDone, Outcome, Recorder
@@ -29,6 +28,7 @@ from img2img.inference.report import Report
 from img2img.inference.spread import picture_of_spread
 from img2img.inference.translator import Translator
 from img2img.inference.walking import is_file
+from img2img.names import printable
 from img2img.picture import Picture
 
 Half = Literal["left", "right"]
@@ -38,12 +38,12 @@ Results = list[tuple[Picture, Palette]]
 # What came of reading: a picture, why there is none, or None where results are there already.
 Loaded = Picture | str | None
 
-# Bounds on what is held, in pictures and in pixels of 8-bit RGB, which take three bytes. They
-# allow a single picture that is larger, so the largest decide what the program needs.
 MEGA = 1 << 20
-AHEAD = {"count": 64, "weight": 32 * MEGA}
-TOGETHER = {"count": 256, "weight": 32 * MEGA}
-BEHIND = {"count": 64, "weight": 64 * MEGA}
+# Bounds on what is held, in pixels of 8-bit RGB, which take three bytes: read ahead, waiting for
+# others of its size, and waiting to be written. A single picture may be larger.
+AHEAD, TOGETHER, BEHIND = 32 * MEGA, 32 * MEGA, 64 * MEGA
+# Pictures that wait for others of their size.
+WAITING = 256
 # torch has a type of its own for this on GPUs, and only words on the CPU; OpenCV has others.
 FULL_MEMORY = ("out of memory", "allocate memory", "enough memory", "insufficient memory")
 # Small images in a batch: beyond that nothing is gained.
@@ -90,12 +90,14 @@ def translate_files(
     core.set_block_size(64 * MEGA)
     recorder = Recorder(plan.folder, report, on_done)
     work = _Work(translator, plan, recorder, batch_size, half, overwrite)
-    with (
-        closing(read_ahead(plan.jobs(share), work.begin, threads=threads, **AHEAD)) as loaded,
-        WriteBehind(threads=threads, **BEHIND) as behind,
-    ):
-        pictures = work.pictures(loaded)
-        for batch in batches(pictures, _kind, work.most, _weight, **TOGETHER):
+    # One batch is read and one written while another is in the network.
+    count = 2 * max(LARGEST_BATCH, batch_size or 0)
+    ahead = read_ahead(plan.jobs(share), work.begin, threads=threads, count=count, weight=AHEAD)
+    with closing(ahead), WriteBehind(threads=threads, count=count, weight=BEHIND) as behind:
+        pictures = work.pictures(ahead)
+        for batch in batches(
+            pictures, _kind, work.most, _weight, count=max(WAITING, count), weight=TOGETHER
+        ):
             for job, results, seconds in work.translate(batch):
                 weight = sum(_bytes(picture) for picture, _ in results) // 3
                 behind.submit(weight, partial(work.write, job, results, seconds))
@@ -132,7 +134,7 @@ class _Work:
             weight = max(width * height, job.source.stat().st_size // 3)
         except (ImageError, OSError):
             # Reading it will say more. Until then nobody knows, so it comes in alone.
-            weight = AHEAD["weight"]
+            weight = AHEAD
         return weight, partial(self._read, job.source)
 
     def _read(self, path: Path) -> Loaded:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from img2img.errors import RequestError
-from img2img.inference.names import printable
 from img2img.inference.naming import SAMPLE, WRITABLE, Naming, same_format, split_suffix
 from img2img.inference.walking import Found, is_file, walk_images
+from img2img.names import printable
 
 
 @dataclass(frozen=True)

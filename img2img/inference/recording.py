@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from img2img.errors import Img2ImgError
-from img2img.inference.names import printable
 from img2img.inference.planning import Job
 from img2img.inference.report import Report, describe_name
+from img2img.names import printable
 from img2img.picture import Picture
 
 Status = Literal["written", "kept", "skipped"]

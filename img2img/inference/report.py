@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from img2img.data.images import SUFFIXES
 from img2img.errors import RequestError
-from img2img.inference.names import printable
+from img2img.names import printable
 
 BLOCK = 1 << 16
 

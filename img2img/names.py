@@ -1,4 +1,4 @@
-"""File names as messages show them: whatever bytes a stranger put into one."""
+"""Texts of strangers, such as file names, as messages show them: whatever bytes are in one."""
 
 from __future__ import annotations
 
