@@ -16,7 +16,7 @@ import img2img
 from img2img.bundle import load_bundle, save_bundle
 from img2img.cli import app, main
 from img2img.component import KINDS
-from img2img.data.images import read_image
+from img2img.data.reading import read_image
 from img2img.document import Document
 from img2img.recipe_files import shipped_recipes
 from img2img.recipe_parser import parse_recipe

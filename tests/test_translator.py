@@ -310,6 +310,14 @@ def test_what_cannot_be_packed_is_left_alone(monkeypatch):
     assert "forward" not in vars(plain[0])
 
 
+def test_translating_draws_nothing_from_the_state_that_training_counts_on():
+    model = unet()
+    before = torch.get_rng_state()
+    model([photo(32, 32), photo(32, 32, seed=1)])
+    model.sample(Picture(photo(32, 32)), 2)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_translator_packs_at_its_first_use():
     model = unet()
     assert not any("forward" in vars(module) for module in model.module.modules())

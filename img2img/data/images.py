@@ -11,8 +11,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.data.reading import image_size as image_size
-from img2img.data.reading import read_image as read_image
 from img2img.errors import DataError
 from img2img.picture import Pixels
 

@@ -86,9 +86,6 @@ def _open_ranges(program: ExportedProgram) -> None:
     ranges = program.range_constraints
     for symbol, found in ranges.items():
         ranges[symbol] = type(found)(1, found.upper)
-    # Conditions that all sizes fulfil from the least on that were traced.
-    if hasattr(program, "_guards_code"):
-        program._guards_code = []
 
 
 def write(

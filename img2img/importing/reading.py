@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from img2img.data.images import image_size
+from img2img.data.reading import image_size
 from img2img.errors import ImageError, ModelFileError
 
 # What wrappers put before every name: DataParallel and torch.compile.

@@ -90,8 +90,13 @@ def _agrees(dtype: torch.dtype) -> bool:
     features = torch.randn(2, 16, 12, 12, generator=noise).to(dtype)
     features = features.contiguous(memory_format=torch.channels_last)
     for kind in (nn.Conv2d, nn.ConvTranspose2d):
-        layer = kind(16, 32, 4, stride=2, padding=1).to(dtype).requires_grad_(False)
-        layer = layer.to(memory_format=torch.channels_last)
+        # Not initialised, which would draw from the random state that a training run counts on.
+        with torch.device("meta"):
+            layer = kind(16, 32, 4, stride=2, padding=1)
+        layer = layer.to_empty(device="cpu").requires_grad_(False)
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=noise) * 0.1)
+        layer = layer.to(dtype).to(memory_format=torch.channels_last)
         with torch.no_grad(), torch.autocast("cpu", enabled=False):
             if not torch.allclose(_forward(_Packed(layer), features), layer(features)):
                 return False
