@@ -11,7 +11,8 @@ from numpy.typing import DTypeLike, NDArray
 Pixels = NDArray[Any]
 """(H, W, C) of uint8, uint16, or float32 in [0, 1]; sRGB where C is 3, grey where it is 1."""
 
-LUMA = np.array([0.299, 0.587, 0.114])
+# In thousandths.
+LUMA = (299, 587, 114)
 
 
 class UnusableError(ValueError):
@@ -123,10 +124,11 @@ def fit_channels(image: Pixels, count: int) -> Pixels:
     if have == 1 and count == 3:
         return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
     if have == 3 and count == 1:
-        grey: Pixels = image @ LUMA
-        if image.dtype.kind == "u":
-            grey = np.rint(grey)
-        return grey.astype(image.dtype)[..., None]
+        whole = image.dtype.kind == "u"
+        # In thousandths, which add up without error: a matrix product rounds by the image's shape.
+        red, green, blue = np.moveaxis(image.astype(np.uint32 if whole else np.float64), 2, 0)
+        grey: Pixels = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue) / 1000
+        return (np.rint(grey) if whole else grey).astype(image.dtype)[..., None]
     raise UnusableError(f"has {have} channel{'s' * (have != 1)}, and the model takes {count}")
 
 

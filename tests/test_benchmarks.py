@@ -566,6 +566,35 @@ def test_infer_folder_without_what_the_peer_needs(infer_folder, checkout):
 # The paper's tables
 
 
+def test_seams_of_large_images(capsys, tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)).save(
+        tmp_path / "photo.png"
+    )
+    script("large_images").main(
+        ["--width=2", "--seams=700", "--tile=512", f"--image={tmp_path / 'photo.png'}"]
+    )
+    printed = json.loads(capsys.readouterr().out)
+    assert set(printed["seams"]) == {"smooth", "real"}
+    for figures in printed["seams"].values():
+        assert figures["tile"] == 512
+        # Two tiles a side, which begin at 0 and 256.
+        assert figures["borders"] == 4
+        assert 0 < figures["largest_step_tiled"] < 1
+        assert 0 < figures["mean_difference_tiled"] < figures["mean_difference_other_noise"] * 10
+
+
+def test_seams_where_there_are_no_tiles(tmp_path):
+    with pytest.raises(SystemExit, match="give --seams more"):
+        script("large_images").main(["--width=2", "--seams=300", "--tile=512"])
+
+
+def test_memory_of_large_images(capsys):
+    script("large_images").main(["--width=2", "--seams=0", "--memory=1200x900"])
+    printed = json.loads(capsys.readouterr().out)["memory"]
+    assert printed["image_bytes"] == 1200 * 900 * 3
+    assert 10**8 < printed["small_bytes"] <= printed["large_bytes"] < 2 * 10**10
+
+
 @pytest.mark.parametrize(("layers", "field"), [(1, 16), (2, 34), (3, 70)])
 def test_receptive_fields_are_measured(layers, field):
     network = PatchGAN(6, width=4, layers=layers)

@@ -8,10 +8,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from img2img.data.images import formats
 from img2img.data.memory import from_array, from_pillow, to_pillow
 from img2img.data.reading import read_picture
 from img2img.data.writing import KINDS, encode, write_picture
+from img2img.inference.naming import FORMATS
 from img2img.picture import Picture, fit_picture, lay_on_white, to_depth
 
 SIZE = (14, 18)
@@ -187,7 +187,7 @@ def test_what_cannot_be_written_says_why(tmp_path):
 
 
 def test_every_format_of_the_command_line_can_be_written(tmp_path):
-    for name in formats():
+    for name in FORMATS:
         assert f".{name}" in KINDS
         write_picture(tmp_path / f"a.{name}", picture_of(3, np.uint8))
         assert read_picture(tmp_path / f"a.{name}").size == (18, 14)

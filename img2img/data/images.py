@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -17,7 +17,6 @@ from img2img.picture import Pixels
 Image = NDArray[np.uint8]
 Split = Literal["train", "val"]
 Item = TypeVar("Item")
-Format = Literal["png", "jpg", "webp", "tiff", "npy"]
 
 SUFFIXES = frozenset(
     f".{name}"
@@ -88,8 +87,3 @@ def hold_out(items: Sequence[Item], split: Split) -> list[Item]:
         return list(items)
     kept = set(items[9::10] or items[-1:])
     return [item for item in items if (item in kept) == (split == "val")]
-
-
-def formats() -> tuple[str, ...]:
-    """Output formats, as `--format` takes them."""
-    return get_args(Format)
