@@ -987,7 +987,7 @@ def test_a_report_replaces_nothing_else(tmp_path):
 
 def test_a_continued_report_reads_as_the_documentation_says(tmp_path, monkeypatch):
     page = Path(__file__).parents[1] / "docs" / "inference.md"
-    (snippet,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    snippet, *_ = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     fill(tmp_path / "in", ["a.png", "b.png"])
     (tmp_path / "in" / "c.png").write_bytes(b"no image")
     (tmp_path / "out").mkdir()

@@ -1,6 +1,8 @@
 """Trained generators in use: independence of the batch, sizes, kinds of input, folders, bundles."""
 
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -210,6 +212,22 @@ def test_bad_bundles_are_told_apart(tmp_path, make, message):
     make(path)
     with pytest.raises(ModelFileError, match=message):
         img2img.load(path, device="cpu")
+
+
+def test_the_snippet_of_the_page_runs(tmp_path, monkeypatch):
+    page = Path(__file__).parents[1] / "docs" / "inference.md"
+    (snippet,) = [
+        text
+        for text in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        if "img2img.load" in text
+    ]
+    monkeypatch.chdir(tmp_path)
+    Path("runs/shoes").mkdir(parents=True)
+    bundle(Path("runs/shoes/model.safetensors"))
+    Image.new("RGBA", (20, 30), "red").save("drawing.png")
+    known = {}
+    exec(snippet, known)
+    assert (known["photo"].mode, known["photo"].size) == ("RGBA", (20, 30))
 
 
 def test_tensors_without_description_are_no_bundle(tmp_path):
