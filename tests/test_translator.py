@@ -10,7 +10,8 @@ from torch import nn
 
 from img2img.generators import EncoderDecoder, ResNet, UNet
 from img2img.inference import Policy, Translator, packing
-from img2img.inference.packing import pack_weights
+from img2img.inference.moment import Moment
+from img2img.inference.packing import packed_copy
 from img2img.inference.samples import Moments
 from img2img.picture import Picture
 from img2img.tasks import Paired, PhotoToLabels
@@ -137,6 +138,7 @@ def test_lists_and_batches():
         (np.zeros((2, 2, 2, 2, 3), np.uint8), r"\(H, W\)"),
         (torch.zeros(1, 8, 8), r"\(3, H, W\)"),
         (torch.zeros(8, 8), r"\(3, H, W\)"),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), "floats"),
     ],
 )
 def test_what_does_not_fit_says_why(image, message):
@@ -257,6 +259,10 @@ def test_moments_are_those_of_numpy_also_where_values_hardly_differ():
 # Packed weights
 
 
+def packed_layers(network):
+    return sum("forward" in vars(module) for module in network.modules())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_packed_weights_change_no_bit(dtype):
     layout = torch.channels_last
@@ -265,29 +271,36 @@ def test_packed_weights_change_no_bit(dtype):
     network = network.to(dtype).to(memory_format=layout)
     images = torch.randn(2, 3, 32, 64).to(dtype).contiguous(memory_format=layout)
     plain = network(images)
-    assert pack_weights(network) == 10
+    fast = packed_copy(network, Moment())
+    assert (packed_layers(fast), packed_layers(network)) == (10, 0)
     for _ in range(2):
-        assert torch.equal(network(images), plain)
-        assert network(images).is_contiguous(memory_format=layout)
+        assert torch.equal(fast(images), plain)
+        assert fast(images).is_contiguous(memory_format=layout)
+    assert all(a is b for a, b in zip(fast.parameters(), network.parameters(), strict=True))
 
 
-def test_packed_weights_are_not_used_once_the_weights_have_changed():
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda network: network[0].weight.mul_(2),
+        lambda network: setattr(network[0].weight, "data", torch.ones(8, 3, 3, 3)),
+        lambda network: network[0].load_state_dict(
+            {"weight": torch.ones(8, 3, 3, 3)}, strict=False
+        ),
+        lambda network: network.double(),
+    ],
+)
+def test_packed_weights_are_not_used_once_the_weights_have_changed(change):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ConvTranspose2d(8, 3, 3)).requires_grad_(False)
-    images = torch.randn(1, 3, 16, 16)
-    assert pack_weights(network) == 2
-    network[0].weight.mul_(2)
-    network[1].weight = nn.Parameter(network[1].weight * 3, requires_grad=False)
-    network[0].bias.zero_(), network[1].bias.zero_()
-    expected = nn.functional.conv_transpose2d(
-        nn.functional.conv2d(images, network[0].weight), network[1].weight
-    )
-    assert torch.equal(network(images), expected)
-    sized = network[1](torch.zeros(1, 8, 5, 5), output_size=(7, 7))
+    fast = packed_copy(network, Moment())
+    before = fast(torch.ones(1, 3, 16, 16))
+    change(network)
+    images = torch.ones(1, 3, 16, 16, dtype=network[0].weight.dtype)
+    assert torch.allclose(fast(images), network(images), atol=1e-5)
+    assert (fast(images) - before).abs().max() > (1e-8 if images.dtype == torch.float64 else 0.1)
+    sized = fast[1](torch.zeros(1, 8, 5, 5, dtype=images.dtype), output_size=(7, 7))
     assert sized.shape[-2:] == (7, 7)
-    images.requires_grad_(True)
-    network(images).sum().backward()
-    assert images.grad.abs().sum() > 0
 
 
 def test_what_cannot_be_packed_is_left_alone(monkeypatch):
@@ -301,13 +314,12 @@ def test_what_cannot_be_packed_is_left_alone(monkeypatch):
         nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
         nn.Conv2d(4, 4, 3, padding="same"),
     )
-    assert pack_weights(odd) == 0
+    assert packed_copy(odd, Moment()) is odd
     plain = nn.Sequential(nn.Conv2d(4, 4, 3))
     monkeypatch.setattr(packing, "_agrees", lambda dtype: False)
-    assert pack_weights(plain) == 0
+    assert packed_copy(plain, Moment()) is plain
     monkeypatch.setattr(packing, "_OPERATIONS", object())
-    assert pack_weights(plain) == 0
-    assert "forward" not in vars(plain[0])
+    assert packed_copy(plain, Moment()) is plain
 
 
 def test_translating_draws_nothing_from_the_state_that_training_counts_on():
@@ -318,8 +330,56 @@ def test_translating_draws_nothing_from_the_state_that_training_counts_on():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_translator_packs_at_its_first_use():
+@pytest.mark.parametrize("used", [False, True])
+def test_the_module_stays_one_to_copy_save_and_differentiate(used, tmp_path):
     model = unet()
-    assert not any("forward" in vars(module) for module in model.module.modules())
-    model(photo(32, 32))
-    assert sum("forward" in vars(module) for module in model.module.modules()) == 10
+    images = torch.randn(2, 3, 32, 32)
+    if used:
+        model.translate(images)
+        assert packed_layers(model._runner._fast_network()) == 10
+    module = model.module
+    with torch.no_grad():
+        expected = module(images)
+    torch.save(module.state_dict(), tmp_path / "weights.pt")
+    doubled = nn.Module.double(UNet(3, 3, image_size=32, width=8))
+    doubled.load_state_dict(module.state_dict(), strict=False)
+    images.requires_grad_(True)
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)
+    output = module(images)
+    assert (output - expected).abs().max() < 1e-5
+    output.square().mean().backward()
+    assert images.grad.abs().sum() > 0
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+def test_outputs_are_tensors_that_autograd_takes():
+    output = unet()(torch.zeros(3, 32, 32))
+    assert not output.is_inference()
+    assert not output.requires_grad
+
+
+def test_windows_in_the_batch_have_noise_of_their_own():
+    class Windows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dropout = nn.Dropout(0.5)
+
+        def forward(self, images):
+            parts = images.unflatten(2, (-1, 8)).movedim(2, 1).flatten(0, 1)
+            parts = self.dropout(parts)
+            return parts.unflatten(0, (len(images), -1)).movedim(1, 2).flatten(2, 3)
+
+    model = Translator(Windows(), Paired(), Policy())
+    images = torch.ones(3, 3, 32, 16) * torch.tensor([1.0, 2.0, 3.0]).view(-1, 1, 1, 1)
+    together = model.translate(images)
+    alone = torch.cat([model.translate(image[None]) for image in images])
+    assert torch.equal(together, alone)
+    kept = together[0] > 0
+    assert not torch.equal(kept[:, :8], kept[:, 8:16])
+
+
+def test_a_scale_beyond_the_limit_is_refused():
+    model = Translator(Pointwise(), Paired(), Policy(scale=(200.0, 200.0)))
+    with pytest.raises(ValueError, match="more than the limit"):
+        model(photo(400, 400))

@@ -37,14 +37,27 @@ class SeededDropout(nn.Module):
         if self.rate >= 1:
             return torch.zeros_like(features)
         places = self._places(features)
-        seeds = self.moment.seeds or [0] * len(features)
-        keys = [mix(seed ^ (GOLDEN * (self.layer + 1))) for seed in seeds]
-        starts = torch.tensor([_signed(key) for key in keys], device=features.device)
+        starts = self._starts(len(features)).to(features.device)
         noise = mix_tensor(places + starts.view(-1, *(1 for _ in places.shape[1:])))
         # 24 bits are what float32 holds, and more than a rate needs.
         level = (noise >> 40) & 0xFFFFFF
         keep = (level >= round(self.rate * 2**24)).to(features.dtype)
         return features * keep / (1 - self.rate)
+
+    def _starts(self, count: int) -> Tensor:
+        """A number for each of the batch: of its image, and of its part of it.
+
+        Some networks fold windows of their images into the batch, image after image.
+        """
+        seeds = self.moment.seeds or [0] * count
+        parts, rest = divmod(count, len(seeds))
+        if rest:
+            raise ValueError(
+                f"dropout meets a batch of {count} for {len(seeds)} images; their noise can be told "
+                f"apart only where each has as many parts of it"
+            )
+        keys = [mix(seed ^ (GOLDEN * (self.layer + 1))) for seed in seeds]
+        return torch.tensor([_signed(mix(key + part)) for key in keys for part in range(parts)])
 
     def _places(self, features: Tensor) -> Tensor:
         """A number for each value's place, the same in whichever tile it is, (B or 1, C, ...)."""
@@ -57,7 +70,7 @@ class SeededDropout(nn.Module):
             return channel
         rows = torch.arange(height, device=device).view(1, 1, -1, 1)
         columns = torch.arange(width, device=device).view(1, 1, 1, -1)
-        if self.moment.offsets:
+        if len(self.moment.offsets) == len(features):
             # Tiles begin where the network's strides do, so these divisions leave nothing over.
             tall, wide = self.moment.size
             at = torch.tensor(self.moment.offsets, device=device)

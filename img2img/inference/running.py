@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.inference.moment import Moment
-from img2img.inference.packing import pack_weights
+from img2img.inference.packing import packed_copy
 from img2img.inference.policy import Policy, apply_policy
 from img2img.inference.statistics import ImageNorm
 from img2img.inference.tiles import (
@@ -70,7 +70,10 @@ class Runner:
         lowered = any(p.dtype == torch.bfloat16 for p in network.parameters())
         self._agree: bool | None = True if lowered else None
         self._lock = threading.Lock()
-        self._ready, self._packing = False, threading.Lock()
+        # What forwards run on; on a CPU a copy that is made for the first of them, so that
+        # `network` stays one that can be copied, saved, traced and differentiated.
+        self._fast: nn.Module | None = None if device.type == "cpu" else self.network
+        self._packing = threading.Lock()
 
     def whole(self, sources: Tensor, seeds: Sequence[int]) -> Tensor:
         """(B, C, H, W) to (B, C', H, W) float32; padded to what the network takes, cropped back."""
@@ -143,14 +146,12 @@ class Runner:
                 self._pixels_at_once = int(BUDGET * side * side / max(1, taken))
             return self._pixels_at_once
 
-    def _get_ready(self) -> None:
-        # At the first forward, so that whoever wants the module alone gets it as it was.
-        if self.device.type != "cpu" or self._ready:
-            return
-        with self._packing:
-            if not self._ready:
-                pack_weights(self.network)
-                self._ready = True
+    def _fast_network(self) -> nn.Module:
+        if self._fast is None:
+            with self._packing:
+                if self._fast is None:
+                    self._fast = packed_copy(self.network, self.moment)
+        return self._fast
 
     def _probe_side(self) -> int:
         return round_up(max(256, self.least), self.multiple)
@@ -164,7 +165,7 @@ class Runner:
             if isinstance(output, Tensor) and threading.get_ident() == thread:
                 taken += output.nbytes
 
-        layers = [m for m in self.network.modules() if not any(m.children())]
+        layers = [m for m in self._fast_network().modules() if not any(m.children())]
         hooks = [layer.register_forward_hook(count) for layer in layers]
         try:
             self._forward(torch.zeros(1, self.channels, side, side), [0])
@@ -197,14 +198,14 @@ class Runner:
         statistics: dict[int, tuple[Tensor, Tensor]] | None = None,
         measuring: bool = False,
     ) -> Tensor:
-        self._get_ready()
+        network = self._fast_network()
         moment = self.moment
         moment.seeds, moment.offsets = seeds, offsets
         moment.size = (sources.shape[-2], sources.shape[-1])
         moment.statistics, moment.measuring = statistics, measuring
         try:
             ready = sources.to(self.device, torch.float32).contiguous(memory_format=self.layout)
-            output: Tensor = self.network(ready)
+            output: Tensor = network(ready)
         finally:
             moment.seeds, moment.offsets, moment.statistics = (), (), None
         return output.float()

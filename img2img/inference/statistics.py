@@ -53,7 +53,7 @@ class ImageNorm(nn.Module):
             # A single value is its own mean; torch refuses to normalise it.
             zeros = torch.zeros_like(features)
             return zeros if self.bias is None else zeros + self.bias.view(1, -1, 1, 1)
-        if features.device.type != "cpu":
+        if features.device.type != "cpu" or torch.is_grad_enabled():
             return F.instance_norm(features, weight=self.weight, bias=self.bias, eps=self.eps)
         # On a CPU features are channels-last, and there instance_norm takes three times as long as
         # these two. batch_norm adds pixel after pixel, which is off by 5e-4 for a megapixel.

@@ -15,6 +15,7 @@ from PIL import Image as PillowImage
 from torch import Tensor, nn
 
 from img2img.data.images import resize_image
+from img2img.data.limits import check_claim
 from img2img.data.memory import from_array, from_pillow, to_pillow
 from img2img.inference.noise import seed_of
 from img2img.inference.policy import Policy, has_noise
@@ -155,7 +156,8 @@ class Translator:
         size = (sources.shape[-2], sources.shape[-1])
         seeds = [self._seed([source], sample) for source in sources]
         if not self._runner.cuts(size):
-            return self._runner.whole(sources, seeds)
+            # A copy outside of inference mode, which autograd takes as well.
+            return self._runner.whole(sources, seeds).clone()
         results = []
         for source, seed in zip(sources, seeds, strict=True):
             read = partial(_part, source)
@@ -252,6 +254,8 @@ class Translator:
         seen = self._seen(picture.size)
         if seen == picture.size:
             return picture.pixels
+        # The scale is the model file's word, which may be a stranger's.
+        check_claim(*seen, picture.pixels.shape[2], picture.pixels.itemsize)
         return resize_image(picture.pixels, seen, self.task.source_interpolation)
 
     def _mode(self) -> Mode:
@@ -285,6 +289,8 @@ class Translator:
                 f"expected a tensor ({self.task.source_channels}, H, W) or with a batch before it, "
                 f"not {tuple(image.shape)}"
             )
+        if not image.is_floating_point():
+            raise ValueError(f"expected a tensor of floats in [-1, 1], not of {image.dtype}")
         batch = image if image.ndim == 4 else image[None]
         output = self.translate(batch).to(image.device)
         return output if image.ndim == 4 else output[0]
