@@ -111,7 +111,7 @@ def translated(
 
 
 def memory(model: Path, options: Namespace, folder: Path) -> dict[str, Any]:
-    """The most memory that `img2img infer` takes for one image, and the bound that is promised."""
+    """The most memory that `img2img infer` takes for a small and for a large image, in bytes."""
     width, height = (int(side) for side in options.memory.split("x"))
     source, small = folder / "large.png", folder / "small.png"
     for path, size in ((source, (height, width)), (small, (256, 256))):

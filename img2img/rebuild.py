@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,17 @@ def load_translator(
             f"training had broken down, or the file is damaged"
         )
     resolved = resolve_precision(precision, device)
-    set_precision(network.to(device), resolved)
+    network.to(device)
+    precise = None
     if resolved == "bfloat16":
-        lower_precision(network)
-    elif device.type == "cuda":
+        # Left to the program, only images of 8 bits are good enough in less than float32.
+        precise = copy.deepcopy(network) if precision == "auto" else None
+        lower_precision(set_precision(network, resolved))
+    if device.type == "cuda" and (resolved == "float32" or precise is not None):
         # TensorFloat-32 keeps 10 bits, and float32 results should agree whatever the batch.
         torch.backends.cudnn.allow_tf32 = False
     policy = Policy(**info.inference)
-    return Translator(network, task, policy, device=device, seed=seed, tile=tile)
+    return Translator(network, task, policy, device=device, seed=seed, tile=tile, precise=precise)
 
 
 def _rebuild(opened: OpenBundle, registry: Registry) -> tuple[Any, nn.Module]:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import img2img
 from img2img.bundle import BundleInfo, load_bundle, save_bundle
 from img2img.errors import ModelFileError
 from img2img.generators import UNet
@@ -212,6 +213,31 @@ def test_bad_bundles_are_told_apart(tmp_path, make, message):
     make(path)
     with pytest.raises(ModelFileError, match=message):
         img2img.load(path, device="cpu")
+
+
+@pytest.mark.parametrize("tile", [None, 16])
+def test_images_of_more_than_8_bits_are_computed_in_float32(tmp_path, tile):
+    """Unless it was asked for by name, bfloat16 would leave 16 bits with 8."""
+    path = tmp_path / "model.safetensors"
+    bundle(path)
+    loaded = {
+        precision: img2img.load(path, device="cpu", precision=precision, tile=tile)
+        for precision in ("auto", "float32", "bfloat16")
+    }
+    loaded["auto"] = rebuilt_for_bfloat16(path, tile)
+    eight = np.random.default_rng(0).integers(0, 255, (20, 24, 3), np.uint8)
+    deep = eight.astype(np.uint16) * 257
+    results = {name: (model(eight), model(deep)) for name, model in loaded.items()}
+    assert np.array_equal(results["auto"][0], results["bfloat16"][0])
+    assert np.array_equal(results["auto"][1], results["float32"][1])
+    assert not np.array_equal(results["float32"][1], results["bfloat16"][1])
+
+
+def rebuilt_for_bfloat16(path, tile):
+    """As `auto` is on a processor that has bfloat16."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("img2img.rebuild.resolve_precision", lambda name, device: "bfloat16")
+        return img2img.load(path, device="cpu", precision="auto", tile=tile)
 
 
 def test_the_snippet_of_the_page_runs(tmp_path, monkeypatch):

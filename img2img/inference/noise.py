@@ -53,8 +53,8 @@ class SeededDropout(nn.Module):
         parts, rest = divmod(count, len(seeds))
         if rest:
             raise ValueError(
-                f"dropout meets a batch of {count} for {len(seeds)} images; their noise can be told "
-                f"apart only where each has as many parts of it"
+                f"dropout meets a batch of {count} for {len(seeds)} images, and noise needs as "
+                f"many parts of each"
             )
         keys = [mix(seed ^ (GOLDEN * (self.layer + 1))) for seed in seeds]
         return torch.tensor([_signed(mix(key + part)) for key in keys for part in range(parts)])

@@ -46,6 +46,8 @@ class Translator:
         seed: of the dropout noise, where the policy keeps it on.
         tile: sides of the tiles that large images are cut into, in pixels as the network sees them;
             0 never cuts, None cuts what would take more than 4 GiB of features.
+        precise: the same network in float32 where `network` computes in less, which would leave
+            images of more than 8 bits with no more than these. They go through this one then.
 
     Attributes:
         module: the network, (B, C, H, W) float32 in [-1, 1].
@@ -66,9 +68,14 @@ class Translator:
         device: torch.device | str = "cpu",
         seed: int = 0,
         tile: int | None = None,
+        precise: nn.Module | None = None,
     ) -> None:
         self.device = torch.device(device)
-        self._runner = Runner(network, task.source_channels, policy, device=self.device, tile=tile)
+        run = partial(
+            Runner, channels=task.source_channels, policy=policy, device=self.device, tile=tile
+        )
+        self._runner = run(network)
+        self._precise = self._runner if precise is None else run(precise)
         self.module = self._runner.network
         self.size_multiple, self.size_least = self._runner.multiple, self._runner.least
         self.task = task
@@ -168,7 +175,8 @@ class Translator:
     def is_large(self, size: tuple[int, int]) -> bool:
         """Whether an image of this width and height is translated in tiles."""
         width, height = self._seen(size)
-        return self._runner.cuts((height, width))
+        # In less precision it would be more, but whether an image is cut should not depend on it.
+        return self._precise.cuts((height, width))
 
     def batch_size(self, size: tuple[int, int]) -> int:
         """How many images of this width and height go well together; results don't depend on it."""
@@ -198,7 +206,7 @@ class Translator:
         else:
             shown = [self.task.encode_source(pixels) for pixels in seen]
         seeds = [self._seed([s], number) for s, number in zip(shown, samples, strict=True)]
-        outputs = self._runner.whole(torch.stack(shown), seeds).cpu()
+        outputs = self._runner_for(pictures[0]).whole(torch.stack(shown), seeds).cpu()
         return zip(resize(outputs, (height, width), self._mode()), sources, strict=True)
 
     def _in_bands(self, picture: Picture, sample: int) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -206,7 +214,7 @@ class Translator:
         height, width = seen.shape[:2]
         bands = (encode(seen[row : row + ROWS]) for row in range(0, height, ROWS))
         seed = self._seed(bands, sample)
-        outputs = self._runner.tiled(
+        outputs = self._runner_for(picture).tiled(
             lambda rows, columns: encode(np.ascontiguousarray(seen[rows, columns])),
             (height, width),
             seed,
@@ -249,6 +257,10 @@ class Translator:
             return Picture(to_depth(image, np.uint8), profiled=source.profiled)
         pixels = to_depth(image, source.pixels.dtype)
         return Picture(pixels, source.alpha, source.dtype, source.profiled)
+
+    def _runner_for(self, picture: Picture) -> Runner:
+        deep = picture.pixels.dtype != np.uint8 and self.palette is None
+        return self._precise if deep else self._runner
 
     def _resized(self, picture: Picture) -> Pixels:
         seen = self._seen(picture.size)
