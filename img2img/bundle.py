@@ -5,9 +5,7 @@ It is one safetensors file, whose description is JSON: to open it runs nothing t
 
 from __future__ import annotations
 
-import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from torch import Tensor
 
 from img2img.description import BundleInfo, Description, in_short, to_text
 from img2img.errors import ModelFileError
+from img2img.files import whole_file
 
 __all__ = [
     "BundleInfo",
@@ -79,17 +78,8 @@ class OpenBundle:
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file whole or not at all; tensors may lie anywhere, in any layout."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=".safetensors", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
+    with whole_file(path) as temporary:
         safetensors.torch.save_file(plain, temporary, metadata=metadata)
-        # mkstemp makes it private, whatever the umask says.
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def save_bundle(path: Path, weights: dict[str, Tensor], info: BundleInfo) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,6 +14,8 @@ Pixels = NDArray[Any]
 
 # In thousandths.
 LUMA = (299, 587, 114)
+# Pixels that are converted at once: what is made of them on the way stays in the processor's cache.
+AT_ONCE = 1 << 16
 
 
 class UnusableError(ValueError):
@@ -124,19 +127,34 @@ def fit_channels(image: Pixels, count: int) -> Pixels:
     if have == 1 and count == 3:
         return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
     if have == 3 and count == 1:
-        whole = image.dtype.kind == "u"
-        # In thousandths, which add up without error: a matrix product rounds by the image's shape.
-        red, green, blue = np.moveaxis(image.astype(np.uint32 if whole else np.float64), 2, 0)
-        grey: Pixels = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue) / 1000
-        return (np.rint(grey) if whole else grey).astype(image.dtype)[..., None]
+        return by_rows(_luma, image)
     raise UnusableError(f"has {have} channel{'s' * (have != 1)}, and the model takes {count}")
 
 
 def lay_on_white(pixels: Pixels, alpha: Pixels) -> Pixels:
     """What a transparent image (H, W, C) with opacity (H, W) shows on white paper."""
-    opacity = to_depth(alpha, np.float32)[..., None]
-    mixed: Pixels = pixels * opacity + np.float32(white_of(pixels.dtype)) * (1 - opacity)
-    return (mixed if pixels.dtype.kind == "f" else np.rint(mixed)).astype(pixels.dtype)
+    return by_rows(_mix_with_white, pixels, alpha)
+
+
+def by_rows(convert: Callable[..., Pixels], *images: Pixels) -> Pixels:
+    """What `convert` makes of images (H, W, ...) of one size, some rows at a time.
+
+    So what it makes on the way takes little memory. The values are those of the whole.
+
+    Args:
+        convert: arrays (h, W, ...) to one of as many rows; each pixel from itself alone.
+        images: what it takes.
+    """
+    height, width = images[0].shape[:2]
+    rows = max(1, AT_ONCE // max(1, width))
+    first = convert(*(image[:rows] for image in images))
+    if rows >= height:
+        return first
+    result: Pixels = np.empty((height, *first.shape[1:]), first.dtype)
+    result[:rows] = first
+    for top in range(rows, height, rows):
+        result[top : top + rows] = convert(*(image[top : top + rows] for image in images))
+    return result
 
 
 def to_display(image: Pixels) -> NDArray[np.uint8]:
@@ -163,3 +181,17 @@ def white_of(dtype: np.dtype[Any]) -> int:
     if dtype in (np.uint8, np.uint16):
         return int(np.iinfo(dtype).max)
     raise ValueError(f"images of {dtype} are not supported: use uint8, uint16 or floats in [0, 1]")
+
+
+def _luma(image: Pixels) -> Pixels:
+    whole = image.dtype.kind == "u"
+    # In thousandths, which add up without error: a matrix product rounds by the image's shape.
+    red, green, blue = np.moveaxis(image.astype(np.uint32 if whole else np.float64), 2, 0)
+    grey: Pixels = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue) / 1000
+    return (np.rint(grey) if whole else grey).astype(image.dtype)[..., None]
+
+
+def _mix_with_white(pixels: Pixels, alpha: Pixels) -> Pixels:
+    opacity = to_depth(alpha, np.float32)[..., None]
+    mixed: Pixels = pixels * opacity + np.float32(white_of(pixels.dtype)) * (1 - opacity)
+    return (mixed if pixels.dtype.kind == "f" else np.rint(mixed)).astype(pixels.dtype)

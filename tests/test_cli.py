@@ -253,6 +253,25 @@ def test_only_our_own_warnings_are_shown(call, monkeypatch):
     assert "lib/module.py" in call("list", "recipes", "--debug").err
 
 
+def test_warnings_and_faults_leave_the_terminal_as_it_is(call, monkeypatch):
+    import warnings
+
+    def warn():
+        text = "\x1b[31mred\n\u202esecond \udcff"
+        warnings.warn_explicit(text, UserWarning, img2img.__file__, 1)
+        if faults:
+            raise faults[-1]
+        return {}
+
+    monkeypatch.setattr("img2img.recipe_files.shipped_recipes", warn)
+    faults = []
+    told = "warning: \\x1b[31mred\n\\u202esecond \\xff\n"
+    assert call("list", "recipes").err == told
+    for fault in (OSError(2, "away", "\x1b[31m"), RuntimeError("\x1b[31m")):
+        faults.append(fault)
+        assert r"\x1b[31m" in call("list", "recipes", code=1).err[len(told) :]
+
+
 # list and show
 
 

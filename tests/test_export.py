@@ -17,9 +17,9 @@ from torch import nn
 import img2img.exporting.writing
 from img2img.bundle import BundleInfo, read_info, save_bundle
 from img2img.cli import main
-from img2img.cli.export import parse_size
+from img2img.cli.export import parse_size, summary
 from img2img.errors import Img2ImgError, RequestError
-from img2img.exporting import export_model
+from img2img.exporting import Exported, export_model
 from img2img.exporting.expected import expect
 from img2img.exporting.graph import OwnNorm, extend, traceable
 from img2img.exporting.model import describe
@@ -602,6 +602,28 @@ def test_requests_that_are_wrong(make, tmp_path, monkeypatch, capsys, plugin, ar
     assert "Traceback" not in printed.err
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "there.onnx").read_bytes() == b"of before"
+
+
+def test_names_that_no_file_can_have(make, tmp_path, monkeypatch, capsys):
+    model, _ = make()
+    long = "x" * 300
+    for arguments, message in (
+        ([tmp_path / long], "cannot be opened: File name too long"),
+        ([model, "--out", tmp_path / f"{long}.pt2"], "cannot write"),
+        ([""], "it is empty"),
+        ([model, "--out", ""], "it is empty"),
+        ([model, "--out", tmp_path / "\x1b[31m.txt"], "the name must end in"),
+    ):
+        code, printed = call(["export", *arguments], monkeypatch, capsys)
+        assert code == 2
+        # Usage is shown in a frame.
+        assert message in " ".join(printed.err.split())
+        assert "\x1b" not in printed.err
+
+
+def test_what_was_written_leaves_the_terminal_as_it_is():
+    done = Exported(Path("\x1b[31m.pt2"), "torch", Sizes(), (3, 3), 0.0, {}, ())
+    assert summary(done).startswith(r"wrote \x1b[31m.pt2: image (B, 3, H, W)")
 
 
 def test_no_model_is_no_model(tmp_path, monkeypatch, capsys):

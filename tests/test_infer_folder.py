@@ -17,11 +17,14 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 
+from img2img.cli.infer import _agree
 from img2img.errors import Img2ImgError, RequestError
 from img2img.inference import folder as folder_module
 from img2img.inference.destination import Destination
@@ -29,11 +32,12 @@ from img2img.inference.folder import translate_files
 from img2img.inference.naming import Naming
 from img2img.inference.pipeline import Closed, WriteBehind, batches, read_ahead
 from img2img.inference.planning import Plan, Share
+from img2img.inference.recording import Recorder
 from img2img.inference.report import Report, check_report, join_parts, part_of
 from img2img.inference.samples import Samples
 from img2img.inference.spread import picture_of_spread
 from img2img.inference.walking import OPEN_FOLDERS, walk_images
-from img2img.inference.workers import Place, find_place
+from img2img.inference.workers import LETTER, Place, Workers, find_place
 from img2img.names import printable
 from img2img.picture import Picture
 
@@ -115,6 +119,9 @@ def working_threads():
         (Naming(), "a..png", "a..png"),
         (Naming(".npy"), "a.png", "a.npy"),
         (Naming(".jpg"), "a.jpeg", "a.jpeg"),
+        (Naming(), "a.JFIF", "a.JFIF"),
+        (Naming(".jpg"), "a.jfif", "a.jfif"),
+        (Naming(channels=4), "a.jfif", "a.png"),
         (Naming(".tiff"), "a.TIF", "a.TIF"),
         (Naming(".png"), "new\nline.gif", "new\nline.png"),
         (Naming(indexed=True), "a.jpg", "a.png"),
@@ -522,7 +529,7 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path, monkeypatch):
     # Decoders and encoders, which only take time here.
     picture = Picture(np.zeros((4, 4, 3), np.uint8))
     monkeypatch.setattr(folder_module, "read_picture", lambda *_: replace(picture))
-    monkeypatch.setattr(folder_module, "image_size", lambda path: (4, 4))
+    monkeypatch.setattr(folder_module, "decoded_bytes", lambda path: 48)
     monkeypatch.setattr(folder_module, "write_picture", lambda path, *_: path.touch())
     one = save(tmp_path / "one.png", (4, 4))
     # It interns parts of paths, in a table of Python's own that is doubled at any time.
@@ -586,6 +593,17 @@ def test_kept_unless_overwritten(tmp_path):
     outcome = translate(tmp_path, overwrite=True)
     assert (outcome.written, outcome.kept) == (2, 0)
     assert Image.open(tmp_path / "out" / "a.png").size == (8, 8)
+
+
+def test_an_empty_file_is_no_result(tmp_path):
+    fill(tmp_path / "in", ["a.png"])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.png").touch()
+    single = Plan(tmp_path / "in" / "a.png", tmp_path / "out" / "a.png", Naming())
+    assert single.survey(overwrite=False) == 1
+    assert translate(tmp_path).written == 1
+    assert Image.open(tmp_path / "out" / "a.png").size == (8, 8)
+    assert translate(tmp_path).kept == 1
 
 
 def test_unreadable_files_are_told_and_the_rest_goes_on(tmp_path):
@@ -694,13 +712,18 @@ def test_interrupted_work_goes_on_where_it_stopped(tmp_path):
 
 def test_what_killed_runs_left_half_written_is_removed(tmp_path):
     fill(tmp_path / "in", ["a.png", "x/b.png"])
-    old = [".partial-abc.png", "x/.partial-def.png", "other/.partial-ghi.png"]
-    young = [".partial-now.png", "x/.partial", "x/b.partial-"]
+    old = [f".partial-{'0a' * 8}.png", f"x/.partial-{'f' * 16}.tiff", f"z/.partial-{'1' * 16}.png"]
+    others = [
+        *("x/.partial", "x/b.partial-", ".partial-abc.png", ".partial-notes", "x/.partial-x.png"),
+        *(f".partial-{'1' * 17}.png", f".partial-{'1' * 16}", f"x/.partial-{'A' * 16}.png"),
+        *(f"x/.partial-{'1' * 16}.png.bak", f"a.partial-{'1' * 16}.png"),
+    ]
+    young = [f".partial-{'2' * 16}.png", *others]
     for name in old + young:
         path = tmp_path / "out" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("half")
-    for name in [*old, "x/.partial", "x/b.partial-"]:
+    for name in [*old, *others]:
         os.utime(tmp_path / "out" / name, times=(time.time() - 4000,) * 2)
     translate(tmp_path)
     # Nothing is written to the third folder, so nobody looks there.
@@ -811,8 +834,11 @@ def test_a_forbidden_output_folder_is_a_wrong_request(tmp_path, monkeypatch):
     monkeypatch.setattr(folder_module, "write_picture", write)
     plan = Plan(tmp_path / "in", tmp_path / "out", Naming())
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(RequestError, match=r"cannot write .*out/[ab]\.png: Permission denied"):
+    said = r"cannot write .*out/[ab]\.png: Permission denied"
+    with pytest.raises(Img2ImgError, match=said) as caught:
         translate_files(Negative(), plan)
+    # It was under way, so the request may have been right.
+    assert caught.value.exit_code == 1
 
 
 def test_out_of_memory(tmp_path):
@@ -856,14 +882,76 @@ def test_an_image_the_model_refuses_leaves_its_batch(tmp_path):
     def broken(pictures):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    def fault(pictures):
-        raise RuntimeError("the network is wrong")
-
     shutil.rmtree(tmp_path / "out")
-    for fails in (fault, broken):
-        with pytest.raises(RuntimeError):
-            translate(tmp_path, Negative(fails))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        translate(tmp_path, Negative(broken))
     assert not (tmp_path / "out").exists()
+
+
+CANNOT = [
+    (
+        RuntimeError("sizes differ\nException raised from foo.cpp:1"),
+        "the network fails: sizes differ",
+    ),
+    (RuntimeError(), "the network fails: RuntimeError"),
+    (ValueError("is too small. Use larger ones."), "is too small. Use larger ones."),
+    (cv2.error("of resizing"), "the network fails: of resizing"),
+]
+
+
+@pytest.mark.parametrize(("error", "said"), CANNOT)
+@pytest.mark.parametrize("naming", [Naming(), Naming(samples=2)])
+def test_one_image_that_the_network_cannot_take_ends_nothing(tmp_path, error, said, naming):
+    fill(tmp_path / "in", [f"{i}.png" for i in range(30)])
+    refused = [np.asarray(Image.open(tmp_path / "in" / f"{i}.png")) for i in range(12)]
+
+    def fails(pictures):
+        if any(np.array_equal(p.pixels, one) for p in pictures for one in refused):
+            raise error
+
+    # Once one has come through, no number of failures ends it.
+    model = Negative(fails)
+    plan = Plan(tmp_path / "in", tmp_path / "out", naming)
+    jobs = sorted(plan.jobs(), key=lambda job: -int(job.name.removesuffix(".png")))
+    plan.jobs = lambda share: iter(jobs)
+    reasons = {}
+    outcome = translate_files(
+        model, plan, on_done=lambda job, status, reason: reasons.update({job.name: reason})
+    )
+    assert (outcome.written, outcome.skipped) == (18, 12)
+    assert {name for name, reason in reasons.items() if reason == said} == {
+        f"{i}.png" for i in range(12)
+    }
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_network_that_fails_on_every_image_is_not_run_over_them_all(tmp_path, batch_size):
+    fill(tmp_path / "in", [f"{i}.png" for i in range(40)])
+    alone = []
+
+    def fails(pictures):
+        if len(pictures) == 1:
+            alone.append(1)
+        raise RuntimeError(f"expected 3 channels, not {len(alone)}")
+
+    with pytest.raises(Img2ImgError, match=r"every image, 10 so far: .* expected") as caught:
+        translate(tmp_path, Negative(fails), batch_size=batch_size)
+    assert caught.value.exit_code == 1
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert len(alone) == 10
+    assert not working_threads()
+    # Few of them may be what is wrong, and so may images that fail in different ways.
+    for number in range(9, 40):
+        (tmp_path / "in" / f"{number}.png").unlink()
+    assert translate(tmp_path, Negative(fails)).skipped == 9
+    fill(tmp_path / "in", [f"{i}.png" for i in range(40)])
+
+    calls = itertools.count()
+
+    def differently(pictures):
+        raise RuntimeError("odd" if next(calls) % 2 else "even")
+
+    assert translate(tmp_path, Negative(differently), batch_size=1).skipped == 40
 
 
 def test_strange_names_stay_inside_and_are_shown_harmlessly(tmp_path, capsys):
@@ -913,7 +1001,7 @@ def test_a_report_has_a_line_an_image(tmp_path):
     fill(tmp_path / "in", ["a.bmp", "x/b.png", "kept.png"], size=(7, 5))
     (tmp_path / "in" / "bad.png").write_bytes(b"no image")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "kept.png").write_text("")
+    (tmp_path / "out" / "kept.png").write_text("mine")
     rgba = np.zeros((3, 4, 4), np.uint8)
     Image.fromarray(rgba).save(tmp_path / "in" / "clear.png")
     with Report(tmp_path / "out" / "sub" / "report.jsonl") as report:
@@ -942,6 +1030,19 @@ def test_a_report_has_a_line_an_image(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("own", "counted"), [(1, 2), (2, 2), (3, 4), (4, 4), (5, 6)])
+def test_alpha_is_counted_once(tmp_path, own, counted):
+    """As files have it: of 2 and 4 channels the last is it already."""
+    fill(tmp_path / "in", ["a.png"])
+    clear = Picture(np.zeros((5, 7, own), np.uint8), alpha=np.zeros((5, 7), np.uint8))
+    plan = Plan(tmp_path / "in", tmp_path / "out", Naming())
+    (job,) = plan.jobs()
+    with Report(tmp_path / "r.jsonl") as report:
+        Recorder(plan.folder, report, lambda *_: None).written(job, clear, 0.0)
+        Recorder(plan.folder, report, lambda *_: None).written(job, replace(clear, alpha=None), 0)
+    assert [line["channels"] for line in lines_of(tmp_path / "r.jsonl")] == [counted, own]
+
+
 def test_a_report_is_complete_whenever_somebody_looks(tmp_path):
     fill(tmp_path / "in", [f"{i}.png" for i in range(9)])
     path = tmp_path / "r.jsonl"
@@ -957,17 +1058,73 @@ def test_a_report_is_complete_whenever_somebody_looks(tmp_path):
     assert len(seen) == 9
 
 
-@pytest.mark.parametrize("torn", [b"", b'{"inp', b'{"input": "b"}', b"{" + b"x" * 200_000])
+LINE = b'{"input": "a", "status": "kept"}'
+TORN = [b"", b"{", b'{"inp', b'{"input": ', b'{"input": "b', b'{"input": "' + b"x" * 200_000, LINE]
+
+
+@pytest.mark.parametrize("torn", TORN)
 def test_a_torn_last_line_is_cut_off(tmp_path, torn):
     path = tmp_path / "r.jsonl"
-    path.write_bytes(b'{"input": "a"}\n' + torn)
+    path.write_bytes(LINE + b"\n" + torn)
+    check_report(path)
     with Report(path) as report:
         report.add({"input": "c\n\u00e4"})
-    assert lines_of(path) == [{"input": "a"}, {"input": "c\n\u00e4"}]
+    assert lines_of(path) == [json.loads(LINE), {"input": "c\n\u00e4"}]
     path.write_bytes(torn)
     with Report(path) as report:
         report.add({"input": "c"})
     assert lines_of(path) == [{"input": "c"}]
+
+
+FOREIGN = [
+    b'{"width": 3}',
+    b'{"width": 3}\n',
+    b'{\n  "input": "a",\n  "status": "kept"\n}\n',
+    b'{\n  "input": "a"\n}',
+    b'{"input": "a.png", "threshold": 0.5}',
+    b'{"input": "a.png", "threshold": 0.5}\n',
+    b'["input", "status"]\n',
+    b'"input status"\n',
+    LINE + b"\n" + b'{"width": 3}',
+    LINE + b"\n" + b'{"width": 3}\n',
+    LINE + b"\n\n",
+    LINE + b"\nnotes",
+    LINE + b"\n" + b"\0" * 9,
+    b"notes\n" + LINE + b"\n",
+    b'{"width": 3}\n' + (LINE + b"\n") * 9,
+    b"\n",
+    b"[" * 100_000 + b"\n",
+    (LINE + b"\n") * 5000 + b"{" + b"x" * 200_000,
+    (LINE + b"\n") * 5000 + b'{"note": "' + b"x" * 200_000 + b'"}\n',
+]
+
+
+@pytest.mark.parametrize("content", FOREIGN, ids=range(len(FOREIGN)))
+def test_what_is_no_report_stays_as_it_is(tmp_path, content):
+    path = tmp_path / "other.json"
+    path.write_bytes(content)
+    with pytest.raises(RequestError, match="is there and is no report; choose another name"):
+        check_report(path)
+    with pytest.raises(RequestError, match="is no report"):
+        Report(path)
+    part_of(path, 0).write_bytes(LINE + b"\n")
+    with pytest.raises(RequestError, match="is no report"):
+        join_parts(path)
+    assert path.read_bytes() == content
+    assert part_of(path, 0).read_bytes() == LINE + b"\n"
+
+
+def test_a_report_may_be_long(tmp_path, monkeypatch):
+    path = tmp_path / "r.jsonl"
+    samples = LINE[:-1] + b', "samples": ["' + b"x" * 300_000 + b'"]}\n'
+    path.write_bytes(samples + (LINE + b"\n") * 200_000 + samples + b'{"in')
+    tracemalloc.start()
+    check_report(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 3_000_000 < path.stat().st_size
+    Report(path).__exit__(None, None, None)
+    assert path.read_bytes().endswith(LINE + b"\n" + samples)
 
 
 def test_a_report_replaces_nothing_else(tmp_path):
@@ -1021,16 +1178,23 @@ def test_a_full_disk_under_the_report_ends_the_job(tmp_path, monkeypatch):
 
 def test_parts_of_several_workers_are_joined(tmp_path):
     path = tmp_path / "r.jsonl"
-    path.write_bytes(b'{"n": 0}\n{"torn')
+
+    def line(number):
+        return b'{"input": "a", "status": "kept", "n": %d}\n' % number
+
+    path.write_bytes(line(0) + b'{"inp')
     for rank, content in (
-        (0, b'{"n": 1}\n'),
-        (1, b'{"n": 2}\n{"n": 3}\n{"to'),
-        (10, b'{"n": 4}\n'),
+        (0, line(1)),
+        (1, line(2) + line(3) + b'{"input": "to'),
+        (10, line(4)),
+        (12, b""),
     ):
         part_of(path, rank).write_bytes(content)
-    others = ["r.jsonl.bak", "r.jsonl.1x", "xr.jsonl.1"]
+    assert part_of(path, 12).name == "r.jsonl.part-12"
+    others = ["r.jsonl.bak", "r.jsonl.1", "r.jsonl.part-1x", "xr.jsonl.part-1", "r.jsonl.part-7"]
+    others += ["r.jsonl.part-"]
     for name in others:
-        (tmp_path / name).write_text("other")
+        (tmp_path / name).write_bytes(line(9) if name != "r.jsonl.part-7" else b'{"n": 1}\n')
     join_parts(path)
     assert [line["n"] for line in lines_of(path)] == [0, 1, 2, 3, 4]
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["r.jsonl", *others])
@@ -1061,7 +1225,48 @@ def test_samples_their_mean_and_their_spread(tmp_path):
     assert lines["b.bmp"]["output"] == "b-1.png"
 
 
-def test_only_the_samples_that_lack_are_written(tmp_path):
+def test_samples_of_several_runs_are_never_mixed(tmp_path, monkeypatch):
+    """Neither of other numbers, nor of a run that was stopped between two files of an image."""
+
+    class Numbered(Negative):
+        def sample(self, picture, count):
+            made = super().sample(picture, count)
+            pictures = [Picture(np.full_like(p.pixels, count)) for p in made.pictures]
+            return Samples(pictures, Picture(np.full_like(picture.pixels, count)), made.spread)
+
+    def levels():
+        return {
+            path.name: int(np.asarray(Image.open(path)).max())
+            for path in (tmp_path / "out").iterdir()
+        }
+
+    fill(tmp_path / "in", ["a.png"])
+    two, four = (Naming(samples=n, extras=("mean",)) for n in (2, 4))
+    translate(tmp_path, Numbered(), two)
+    assert levels() == dict.fromkeys(["a-1.png", "a-2.png", "a-mean.png"], 2)
+    real = folder_module.write_picture
+    left = itertools.count(2, -1)
+
+    def stopped(*args):
+        if next(left) == 0:
+            raise Stop
+        real(*args)
+
+    three = Naming(samples=3, extras=("mean",))
+    with monkeypatch.context() as patched:
+        patched.setattr(folder_module, "write_picture", stopped)
+        with pytest.raises(Stop):
+            translate(tmp_path, Numbered(), three)
+    # With the number of before there is no mean now that would pass for theirs.
+    assert "a-mean.png" not in levels()
+    assert translate(tmp_path, Numbered(), two).written == 1
+    assert translate(tmp_path, Numbered(), four).written == 1
+    names = ["a-1.png", "a-2.png", "a-3.png", "a-4.png", "a-mean.png"]
+    assert levels() == dict.fromkeys(names, 4)
+    assert translate(tmp_path, Numbered(), four).kept == 1
+
+
+def test_samples_that_are_not_all_there_are_made_again(tmp_path):
     fill(tmp_path / "in", ["a.png", "b.png"])
     naming = Naming(samples=2)
     translate(tmp_path, naming=naming)
@@ -1069,7 +1274,7 @@ def test_only_the_samples_that_lack_are_written(tmp_path):
     (tmp_path / "out" / "a-2.png").unlink()
     outcome = translate(tmp_path, naming=naming)
     assert (outcome.written, outcome.kept) == (1, 1)
-    assert (tmp_path / "out" / "a-1.png").read_text() == "mine"
+    assert Image.open(tmp_path / "out" / "a-1.png").size == (8, 8)
     assert (tmp_path / "out" / "a-2.png").is_file()
     assert translate(tmp_path, naming=naming, overwrite=True).written == 2
     assert Image.open(tmp_path / "out" / "a-1.png").size == (8, 8)
@@ -1142,6 +1347,32 @@ def test_places_come_from_torchrun():
             find_place(given | wrong)
 
 
+@pytest.mark.parametrize("length", [10, LETTER + 3])
+def test_what_all_workers_refuse_is_told_once(monkeypatch, length):
+    class Done:
+        def is_completed(self):
+            return True
+
+        def wait(self):
+            pass
+
+    def all_gather(letters, mine, async_op):
+        for letter in letters:
+            letter.copy_(mine)
+        return Done()
+
+    monkeypatch.setattr(torch.distributed, "all_gather", all_gather)
+
+    def prepare():
+        raise RequestError("\u00e9" * length)
+
+    with pytest.raises(RequestError):
+        _agree(Workers(Place(0, 2, 0, 2)), prepare)
+    with pytest.raises(typer.Exit) as caught:
+        _agree(Workers(Place(1, 2, 1, 2)), prepare)
+    assert caught.value.exit_code == 2
+
+
 def test_two_processes_share_out_a_folder(tmp_path):
     """The whole way: torchrun, a model, a file that cannot be read, reports, and going on."""
     from img2img.bundle import BundleInfo, save_bundle
@@ -1165,7 +1396,8 @@ def test_two_processes_share_out_a_folder(tmp_path):
     names = [f"{i}.png" for i in range(10)]
     fill(tmp_path / "in", names)
     (tmp_path / "in" / "bad.png").write_bytes(b"no image")
-    (tmp_path / "r.jsonl.1").write_text('{"input": "earlier"}\n{"torn')
+    (tmp_path / "r.jsonl.part-1").write_text('{"input": "earlier", "status": "kept"}\n{"inpu')
+    (tmp_path / "r.jsonl.1").write_text("somebody's")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command = ["img2img", "infer", "m.safetensors", "in", "out", "--device", "cpu", "--json"]
     done = subprocess.run(
@@ -1184,7 +1416,7 @@ def test_two_processes_share_out_a_folder(tmp_path):
     assert files_below(tmp_path / "out") == names
     assert done.stderr.count("10 translated, 1 skipped: out") == 1
     assert done.stderr.count("skipped in/bad.png: not an image") == 1
-    assert not list(tmp_path.glob("r.jsonl.*"))
+    assert list(tmp_path.glob("r.jsonl.*")) == [tmp_path / "r.jsonl.1"]
     lines = [line["input"] for line in lines_of(tmp_path / "r.jsonl")]
     assert lines[0] == "earlier"
     assert sorted(lines[1:]) == sorted([*names, "bad.png"])

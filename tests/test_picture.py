@@ -1,5 +1,8 @@
 """Depths and channels of images in memory, against whole ranges of levels and other libraries."""
 
+import tracemalloc
+from functools import partial
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -218,3 +221,42 @@ def test_people_see_8_bits_of_colour(dtype):
             assert np.abs(shown.astype(int) - paper).max() <= (dtype != np.uint8)
         else:
             assert (shown == image[..., :3]).all()
+
+
+# Memory
+
+
+def peak(convert, *images):
+    """The most bytes that a call holds, its result included."""
+    tracemalloc.start()
+    try:
+        result = convert(*images)
+        return result, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_luma_and_white_take_little_memory():
+    image = noise(3, size=(2000, 2000))
+    alpha = noise(1, seed=1, size=(2000, 2000))[..., 0]
+    for convert, images in (
+        (partial(fit_channels, count=1), (image,)),
+        (lay_on_white, (image, alpha)),
+    ):
+        _, most = peak(convert, *images)
+        assert most < 1.6 * image.nbytes
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize("size", [(700, 300), (3, 70_000), (1, 1), (219, 300)])
+def test_rows_at_a_time_are_the_whole_to_the_last_bit(dtype, size):
+    image, alpha = noise(3, dtype, size=size), noise(1, dtype, seed=1, size=size)[..., 0]
+    whole = np.issubdtype(dtype, np.integer)
+    wide = image.astype(np.uint32 if whole else np.float64)
+    grey = (299 * wide[..., 0] + 587 * wide[..., 1] + 114 * wide[..., 2]) / 1000
+    grey = (np.rint(grey) if whole else grey).astype(dtype)
+    assert (fit_channels(image, 1)[..., 0] == grey).all()
+    share = to_depth(alpha, np.float32)[..., None]
+    mixed = image * share + np.float32(np.iinfo(dtype).max if whole else 1) * (1 - share)
+    mixed = (np.rint(mixed) if whole else mixed).astype(dtype)
+    assert (lay_on_white(image, alpha) == mixed).all()

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import tracemalloc
+import warnings
 import zlib
 
 import cv2
@@ -11,6 +13,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
+from img2img.data.profiles import into_srgb
 from img2img.data.reading import read_image, read_picture
 from img2img.data.writing import encode
 from img2img.picture import Picture, to_depth
@@ -288,3 +291,49 @@ def test_bands_have_no_profile(tmp_path):
     found = read_picture(tmp_path / "a.tiff", 5)
     assert (found.pixels == image).all()
     assert not found.profiled
+
+
+def test_what_a_strangers_file_says_is_told_in_one_line(tmp_path):
+    path = tmp_path / "a\x1b[31m\nb.png"
+    profile = P3[:16] + b"\x1b[2J" + P3[20:]
+    Image.fromarray(smooth(3)).save(path, icc_profile=profile)
+    with pytest.warns(RuntimeWarning) as caught:
+        read_picture(path)
+    text = str(caught[0].message)
+    assert text.isprintable()
+    assert r"a\x1b[31m\nb.png: its colour profile is for \x1b[2J and" in text
+
+
+def test_nothing_is_kept_of_a_warning(tmp_path, monkeypatch):
+    """One text for each of a million files would not fit into memory."""
+    from img2img.data import memory, planes, profiles, reading
+
+    Image.fromarray(smooth(3)).save(tmp_path / "0.png", icc_profile=b"none")
+    for number in range(1, 5):
+        (tmp_path / f"{number}.png").write_bytes((tmp_path / "0.png").read_bytes())
+    shown = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        monkeypatch.setattr(warnings, "showwarning", lambda *args: shown.append(args))
+        for number in [*range(5), 0]:
+            read_picture(tmp_path / f"{number}.png")
+        for module in (memory, planes, profiles, reading):
+            kept = getattr(module, "__warningregistry__", {})
+            assert not [key for key in kept if "colour profile" in str(key)]
+    assert len(shown) == 6
+    # The command line shows warnings of files of ours.
+    assert {args[2] for args in shown} == {profiles.__file__}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+@pytest.mark.parametrize(("space", "profile"), [("cmyk", None), ("cmyk", INK), ("rgb", P3)])
+def test_conversions_take_little_memory(space, profile, dtype):
+    image = np.zeros((1000, 500, 4 if space == "cmyk" else 3), dtype)
+    into_srgb(image[:9], space, profile, "a")
+    tracemalloc.start()
+    try:
+        found, _ = into_srgb(image, space, profile, "a")
+        assert tracemalloc.get_traced_memory()[1] < 3 * image.nbytes
+    finally:
+        tracemalloc.stop()
+    assert (found == found[0, 0]).all()

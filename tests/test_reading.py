@@ -5,6 +5,7 @@ import math
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 
 import cv2
@@ -15,7 +16,7 @@ import tifffile
 from PIL import Image, ImageCms, ImageOps
 
 from img2img.data.limits import over_limit, pixel_limit
-from img2img.data.reading import image_size, read_picture, set_pixel_limit
+from img2img.data.reading import decoded_bytes, image_size, read_picture, set_pixel_limit
 from img2img.errors import ImageError
 from img2img.picture import to_depth
 
@@ -277,6 +278,28 @@ def test_a_colour_declared_transparent(tmp_path):
         assert (found[..., :-1] == deep).all()
         white = np.iinfo(image.dtype).max
         assert (found[..., -1] == np.where((deep == clear).all(axis=2), 0, white)).all()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_grey_declared_transparent(tmp_path, bits):
+    """Every level that so few bits have, each as the transparent one."""
+    levels = np.arange(2**bits)
+    packed = np.packbits((levels[:, None] >> np.arange(bits)[::-1] & 1).astype(np.uint8))
+    shown = levels * 255 // (2**bits - 1)
+    for clear in {0, 1, 2**bits // 2, 2**bits - 1}:
+        png = b"\x89PNG\r\n\x1a\n"
+        for kind, content in (
+            (b"IHDR", struct.pack(">IIBBBBB", len(levels), 1, bits, 0, 0, 0, 0)),
+            (b"tRNS", struct.pack(">H", clear)),
+            (b"IDAT", zlib.compress(b"\0" + packed.tobytes())),
+            (b"IEND", b""),
+        ):
+            sum_ = struct.pack(">I", zlib.crc32(kind + content))
+            png += struct.pack(">I", len(content)) + kind + content + sum_
+        (tmp_path / "a.png").write_bytes(png)
+        found = read_picture(tmp_path / "a.png", 2).pixels[0]
+        assert (found[:, 0] == shown).all()
+        assert (found[:, 1] == np.where(levels == clear, 0, 255)).all()
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
@@ -741,3 +764,128 @@ def test_nothing_is_handed_to_the_printers_language(tmp_path):
     Image.fromarray(noise(3)).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
     assert reason(tmp_path / "a.png") == "not an image that can be read"
+
+
+# Memory
+
+
+def write_16_bit_ppm(path):
+    path.write_bytes(b"P6 # deep\n18 14\n65535\n" + noise(3, np.uint16).astype(">u2").tobytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "bytes_per_pixel"),
+    [
+        ("a.png", lambda path: by_cv2(path, noise(3)), 3),
+        ("a.jpg", lambda path: by_cv2(path, noise(3)), 3),
+        ("a.png", lambda path: by_cv2(path, noise(4)), 4),
+        ("a.png", lambda path: by_cv2(path, noise(0)), 3),
+        ("a.png", lambda path: by_cv2(path, noise(3, np.uint16)), 6),
+        ("a.png", lambda path: by_cv2(path, noise(4, np.uint16)), 8),
+        ("a.png", lambda path: by_cv2(path, noise(0, np.uint16)), 6),
+        ("a.png", lambda path: path.write_bytes(imagecodecs.png_encode(noise(2, np.uint16))), 8),
+        ("a.ppm", lambda path: by_cv2(path, noise(3)), 3),
+        ("a.ppm", write_16_bit_ppm, 6),
+        ("a.tiff", lambda path: by_cv2(path, noise(3)), 3),
+        (
+            "a.tiff",
+            lambda path: tifffile.imwrite(
+                path, noise(32, np.float32), photometric="minisblack", planarconfig="contig"
+            ),
+            128,
+        ),
+        (
+            "a.tiff",
+            lambda path: tifffile.imwrite(
+                path, np.zeros((*SIZE, 3), np.uint16), photometric="rgb", compression="zlib"
+            ),
+            6,
+        ),
+        ("a.tiff", lambda path: tifffile.imwrite(path, noise(0) > 127), 3),
+        ("a.npy", lambda path: np.save(path, noise(5, np.float64)), 40),
+        ("a.npy", lambda path: np.save(path, noise(0, np.float64)), 24),
+    ],
+)
+def test_what_the_decoded_image_will_take(tmp_path, name, write, bytes_per_pixel):
+    write(tmp_path / name)
+    assert decoded_bytes(tmp_path / name) == math.prod(SIZE) * bytes_per_pixel
+
+
+def test_what_is_no_image_takes_nothing(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    for name, words in (("a.png", "not an image"), ("b.png", "no such file")):
+        with pytest.raises(ImageError, match=words):
+            decoded_bytes(tmp_path / name)
+    (tmp_path / "c.png").write_bytes(huge_png(100_000, 200_000, 16))
+    with pytest.raises(ImageError, match="more than the limit"):
+        decoded_bytes(tmp_path / "c.png")
+
+
+def sparse(path, size=1 << 30):
+    """As long as nobody should read: a file may have holes."""
+    with path.open("r+b") as file:
+        file.truncate(size)
+
+
+def large_tag(path, code, count):
+    """A TIFF with a tag, or its strip, of so many bytes."""
+    data = bytearray(path.read_bytes())
+    at = data.index(struct.pack("<H", code), data[4])
+    struct.pack_into("<I", data, at + (4 if code == 34675 else 8), count)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_chunks_of_png_that_nobody_needs_so_large(tmp_path, after, dtype):
+    path = tmp_path / "a.png"
+    png = imagecodecs.png_encode(noise(3, dtype))
+    at = png.index(b"IEND" if after else b"IDAT") - 4
+    path.write_bytes(png[:at] + struct.pack(">I", 900 << 20) + b"tEXt" + b"a\0")
+    sparse(path)
+    tracemalloc.start()
+    try:
+        assert reason(path) == "is damaged: one of its chunks has 943,718,400 bytes"
+        if not after:
+            with pytest.raises(ImageError, match="one of its chunks"):
+                image_size(path)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 20 << 20
+
+
+@pytest.mark.parametrize("kind", ["ppm", "png", "npy", "profile.tiff", "pixels.tiff", "webp"])
+def test_no_more_is_read_than_the_header_claims(tmp_path, limit, kind):
+    path = tmp_path / f"a.{kind}"
+    image = noise(3, np.uint16)
+    words = None
+    if kind == "ppm":
+        write_16_bit_ppm(path)
+    elif kind == "png":
+        path.write_bytes(imagecodecs.png_encode(image))
+    elif kind == "npy":
+        np.save(path, image)
+    elif kind == "profile.tiff":
+        tifffile.imwrite(path, image, photometric="rgb", iccprofile=bytes(200))
+        large_tag(path, 34675, 900 << 20)
+        words = "one of its tags is larger"
+    elif kind == "pixels.tiff":
+        tifffile.imwrite(path, image, photometric="rgb", compression="zlib")
+        large_tag(path, 279, 900 << 20)
+        words = "its pixels take many times the bytes"
+    else:
+        Image.fromarray(noise(3)).save(path)
+        limit(10_000)
+        words = "1,073,741,824 bytes, of 268,435,456 pixels at least, are more than the limit"
+    sparse(path)
+    tracemalloc.start()
+    try:
+        if words is None:
+            assert (read_picture(path).pixels == image).all()
+        else:
+            assert words in reason(path)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 100 << 20

@@ -16,7 +16,7 @@ ROOT = Path(img2img.__file__).parent
 
 # From the bottom up. A module may import from its own row and from those above it in this list.
 LAYERS = (
-    ("errors", "hookspecs", "hub", "layers", "names", "picture"),
+    ("errors", "files", "hookspecs", "hub", "layers", "names", "picture"),
     ("backbones",),
     ("download",),
     ("tasks", "data", "generators", "discriminators", "losses"),
@@ -43,7 +43,7 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 COMPONENTS = ("tasks", "data", "generators", "discriminators", "losses", "methods")
 # What components may use of ours, besides each other.
-FOUNDATIONS = ("errors", "hub", "layers", "picture", "backbones")
+FOUNDATIONS = ("errors", "files", "hub", "layers", "names", "picture", "backbones")
 
 
 def module_name(path):

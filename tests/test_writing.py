@@ -1,16 +1,22 @@
 """Pictures into files and into memory, looked at by other libraries."""
 
 import io
+import os
+import stat
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
+from img2img.bundle import save_tensors
 from img2img.data.memory import from_array, from_pillow, to_pillow
 from img2img.data.reading import read_picture
-from img2img.data.writing import KINDS, encode, write_picture
+from img2img.data.writing import KINDS, encode, write_picture, write_whole
+from img2img.files import whole_file
 from img2img.inference.naming import FORMATS
 from img2img.picture import Picture, fit_picture, lay_on_white, to_depth
 
@@ -397,3 +403,62 @@ def test_file_to_file(tmp_path, dtype, channels):
     if channels in (2, 4):
         beside = read_picture(first, channels - 1)
         assert fit_picture(Picture(beside.pixels, beside.alpha), channels - 1).alpha is not None
+
+
+# Whole or not at all
+
+
+@pytest.fixture
+def umask():
+    """Sets the umask for one test."""
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no umask")
+def test_who_may_read_a_file_the_umask_says(tmp_path, umask):
+    for mask, mode in ((0o077, 0o600), (0o022, 0o644), (0o002, 0o664)):
+        umask(mask)
+        write_picture(tmp_path / "a.png", picture_of(3, np.uint8))
+        save_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(2)}, {})
+        for name in ("a.png", "a.safetensors"):
+            assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a.safetensors"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    synced = []
+
+    def fsync(number):
+        assert path.read_text() == "before"
+        synced.append(os.pread(number, 100, 0))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_whole(path, b"after")
+    assert path.read_text() == "after"
+    assert synced == [b"after"]
+
+
+@pytest.mark.parametrize("kind", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("when", ["written", "synced", "named"])
+def test_what_is_cut_short_leaves_the_file_of_before(tmp_path, monkeypatch, kind, when):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+
+    def stop(*_):
+        raise kind
+
+    if when != "written":
+        place = (os, "fsync") if when == "synced" else (Path, "replace")
+        monkeypatch.setattr(*place, stop)
+    with pytest.raises(kind), whole_file(path) as temporary:
+        assert (temporary.parent, temporary.suffix) == (tmp_path, ".txt")
+        assert temporary.name.startswith(".partial-")
+        temporary.write_text("half")
+        if when == "written":
+            stop()
+    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+    assert path.read_text() == "before"

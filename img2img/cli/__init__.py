@@ -58,7 +58,7 @@ def main() -> NoReturn:
         if wants_debug():
             traceback.print_exc()
         else:
-            print(_message(error), file=sys.stderr)
+            print(_fit(_lines(error)), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -73,7 +73,7 @@ def main() -> NoReturn:
             traceback.print_exc()
         else:
             place = f"{error.filename}: " if error.filename else ""
-            print(f"error: {place}{error.strerror or error}", file=sys.stderr)
+            print(_fit(f"error: {place}{error.strerror or error}"), file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         if wants_debug():
@@ -86,18 +86,16 @@ def main() -> NoReturn:
                 file=sys.stderr,
             )
         else:
-            print(
-                f"error: unexpected {type(error).__name__}: {error}\n"
-                f"This is a fault in img2img or a plugin; --debug shows where",
-                file=sys.stderr,
-            )
+            text = f"error: unexpected {type(error).__name__}: {error}"
+            hint = "This is a fault in img2img or a plugin; --debug shows where"
+            print(_fit(f"{text}\n{hint}"), file=sys.stderr)
         sys.exit(1)
     sys.exit(0)
 
 
-def _message(error: Img2ImgError) -> str:
+def _fit(message: str) -> str:
     # Names and texts of strangers are in it; only line breaks of ours may reach a terminal.
-    return "\n".join(printable(line) for line in _lines(error).split("\n"))
+    return "\n".join(printable(line) for line in message.split("\n"))
 
 
 def _lines(error: Img2ImgError) -> str:
@@ -120,4 +118,4 @@ def _print_warning(
 ) -> None:
     # Our own are written for users; what libraries tell developers is for --debug.
     if wants_debug() or Path(filename).is_relative_to(PACKAGE):
-        print(f"warning: {message}", file=sys.stderr)
+        print(_fit(f"warning: {message}"), file=sys.stderr)

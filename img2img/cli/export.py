@@ -13,8 +13,10 @@ from img2img.cli.options import (
     JsonOption,
     PluginOption,
     QuietOption,
+    a_path,
     load_plugins_for,
 )
+from img2img.names import printable
 
 if TYPE_CHECKING:
     from img2img.exporting import Exported
@@ -22,12 +24,16 @@ if TYPE_CHECKING:
 
 def export(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="A run directory or a .safetensors bundle.")
+        Path,
+        typer.Argument(
+            metavar="MODEL", parser=a_path, help="A run directory or a .safetensors bundle."
+        ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
+            parser=a_path,
             help="The file to write, .onnx or .pt2.",
             show_default="model.onnx beside the model",
         ),
@@ -80,7 +86,7 @@ def export(
         return
     console = Console(quiet=quiet, highlight=False, soft_wrap=True, markup=False)
     for remark in done.remarks:
-        console.print(f"note: {remark}")
+        console.print(f"note: {printable(remark)}")
     console.print(summary(done))
 
 
@@ -108,8 +114,8 @@ def summary(done: Exported) -> str:
     which = "any height and width" if size is None else f"{size[0]}x{size[1]} pixels only"
     gives = "result and probabilities" if "palette" in done.notes else "result"
     return (
-        f"wrote {done.path}: image {done.sizes.shape(done.channels[0])} in [0, 1] -> {gives}, "
-        f"{which}; differs from the model by {done.difference:.1e} at most"
+        f"wrote {printable(done.path)}: image {done.sizes.shape(done.channels[0])} in [0, 1] -> "
+        f"{gives}, {which}; differs from the model by {done.difference:.1e} at most"
     )
 
 

@@ -129,6 +129,8 @@ def infer(
         Plan(input, output, naming)
         if report is not None:
             check_report(report)
+            if place.size > 1:
+                check_report(part_of(report, place.rank))
         translator = _load(
             model, plugin, place.device, device=device, precision=precision, seed=seed, tile=tile
         )
@@ -229,9 +231,10 @@ def _agree(workers: Workers, prepare: Callable[[], Prepared]) -> Prepared:
         prepared = prepare()
     except Img2ImgError as error:
         failure = error
-    mine = f"{failure.exit_code} {failure}" if failure else ""
-    said = workers.gather(mine)
-    if failure and mine not in said[: workers.place.rank]:
+    said = workers.gather(f"{failure.exit_code} {failure}" if failure else "")
+    rank = workers.place.rank
+    # Long texts come back shortened, our own among them.
+    if failure and said[rank] not in said[:rank]:
         raise failure
     for text in filter(None, said):
         raise typer.Exit(int(text.split()[0]))

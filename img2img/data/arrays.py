@@ -43,6 +43,17 @@ def array_size(file: BinaryIO) -> tuple[int, int]:
     return shape[1], shape[0]
 
 
+def array_bytes(file: BinaryIO) -> int:
+    """How much memory the image in an open `.npy` file takes, in bytes; see `decoded_bytes`.
+
+    Raises:
+        UnusableError: it is no image, or too large.
+    """
+    shape, _, dtype = _header(file)
+    bands = shape[2] if len(shape) == 3 else 1
+    return shape[0] * shape[1] * max(3, bands) * dtype.itemsize
+
+
 def _header(file: BinaryIO) -> Header:
     version = npy.read_magic(file)
     # Version 3 is for tables whose columns have names beyond Latin-1.

@@ -12,6 +12,8 @@ from img2img.picture import UnusableError
 MOST_BANDS = 128
 # For each pixel of the limit, so that one number bounds both: RGBA of 32-bit floats has as many.
 BYTES_PER_PIXEL = 16
+# What of a file, in bytes, may be beyond its pixels: profiles, EXIF and texts.
+BESIDE = 64 << 20
 
 # Pillow warns from half of the limit on, which tells a user nothing to do.
 warnings.filterwarnings("ignore", category=PillowImage.DecompressionBombWarning)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.picture import Pixels, fit_channels, to_depth, white_of
+from img2img.names import printable
+from img2img.picture import Pixels, by_rows, fit_channels, to_depth, white_of
 
 Space = Literal["grey", "rgb", "cmyk"]
 
@@ -44,10 +45,15 @@ def into_srgb(
         except Exception as error:
             # lcms has an error type of its own that says little: the name is what helps.
             said = str(error) if type(error) is ValueError else "is broken"
-            warnings.warn(
-                f"{name}: its colour profile {said}, and was not used", RuntimeWarning, stacklevel=2
+            # Python keeps every text that it warned of where `warn` is called, one for each file.
+            warnings.warn_explicit(
+                f"{printable(name)}: its colour profile {said}, and was not used",
+                RuntimeWarning,
+                __file__,
+                0,
+                registry={},
             )
-    return (_without_profile(pixels) if space == "cmyk" else pixels), False
+    return (by_rows(_without_profile, pixels) if space == "cmyk" else pixels), False
 
 
 def profile_for(colours: int) -> bytes | None:
@@ -60,7 +66,7 @@ def _by_profile(pixels: Pixels, space: Space, profile: bytes) -> Pixels:
         raise ValueError("is broken")
     described = _SIGNATURES.get(profile[16:20])
     if described is None or (described != space and (described, space) != ("rgb", "grey")):
-        kind = profile[16:20].decode("latin-1").strip()
+        kind = printable(profile[16:20].decode("latin-1").strip())
         raise ValueError(f"is for {kind} and the image is {space.upper()}")
     if described != "cmyk" and _is_srgb(profile, described):
         return pixels
@@ -100,7 +106,7 @@ def _transform(pixels: Pixels, profile: bytes, space: Space) -> NDArray[Any]:
         flags=flags,
     )
     if moved.dtype == np.float32:
-        moved = np.clip(moved, 0, 1)
+        np.clip(moved, 0, 1, out=moved)
     return np.ascontiguousarray(moved[..., 1:2]) if grey else moved
 
 

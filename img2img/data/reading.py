@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Callable
@@ -14,14 +15,15 @@ from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
 from img2img.data import arrays, deep, tiff
-from img2img.data.limits import check_claim, over_limit, pixel_limit, set_pixel_limit
+from img2img.data.limits import BESIDE, check_claim, over_limit, pixel_limit, set_pixel_limit
 from img2img.data.memory import orientation_of, profile_of, unpack
-from img2img.data.planes import assemble
+from img2img.data.planes import Planes, assemble
 from img2img.errors import ImageError
 from img2img.picture import Picture, UnusableError, fit_picture, to_depth
 
 __all__ = [
     "decode",
+    "decoded_bytes",
     "image_size",
     "pixel_limit",
     "read_image",
@@ -66,6 +68,17 @@ def image_size(path: Path) -> tuple[int, int]:
     return _explained(path, _size)
 
 
+def decoded_bytes(path: Path) -> int:
+    """How much memory the decoded image will take, in bytes, by the header alone.
+
+    Grey counts as the three channels that it becomes for most models.
+
+    Raises:
+        ImageError: it is no image, or too large.
+    """
+    return _explained(path, _bytes)
+
+
 def decode(file: BinaryIO, name: str) -> Picture:
     """An open image file as it is: upright, in sRGB, straight alpha beside its colours.
 
@@ -84,7 +97,7 @@ def decode(file: BinaryIO, name: str) -> Picture:
         if found is not None:
             return found
         file.seek(0)
-    with _open(file, magic) as opened:
+    with _open(file, magic, whole=True) as opened:
         if getattr(opened, "is_animated", False) and opened.format not in _ONE_OF_SEVERAL:
             raise UnusableError("holds several images, an animation: save the one to use as a file")
         picture = _deep(file, opened, magic, name)
@@ -130,15 +143,52 @@ def _size(file: BinaryIO) -> tuple[int, int]:
         return opened.size
 
 
-def _open(file: BinaryIO, magic: bytes) -> PillowImage.Image:
+def _bytes(file: BinaryIO) -> int:
+    magic = _magic(file)
+    if magic.startswith(arrays.MAGIC):
+        return arrays.array_bytes(file)
+    if magic.startswith(tiff.MAGICS):
+        return tiff.tiff_bytes(file)
+    with _open(file, magic) as opened:
+        width, height = opened.size
+        clear = opened.has_transparency_data or opened.mode == "CMYK"
+        channel = 2 if opened.mode.startswith("I") else 4 if opened.mode == "F" else 1
+        is_ppm = (opened.format, opened.mode) == ("PPM", "RGB")
+        if deep.is_deep_png(magic) or (is_ppm and deep.is_deep_ppm(file)):
+            channel = 2
+    return width * height * (4 if clear else 3) * channel
+
+
+def _open(file: BinaryIO, magic: bytes, *, whole: bool = False) -> PillowImage.Image:
+    """Let Pillow open a file, and if it is going to read the whole of it, check all of it."""
     if magic.startswith(deep.PNG) and len(magic) == deep.LONGEST_MAGIC:
         # Before Pillow does, to say how wide and how high.
         check_claim(*struct.unpack(">II", magic[16:24]))
+        deep.check_chunks(file, b"IEND" if whole else b"IDAT")
+    if _is_read_whole(magic):
+        _check_length(file)
     opened = PillowImage.open(file)
     if opened.format == "EPS":
         # Pillow would have a program for printers run what is in it.
         raise UnidentifiedImageError
+    if magic.startswith(deep.PNG) and opened.mode == "L":
+        # Pillow scales levels of 2 and 4 bits, and not the one that is said to be transparent.
+        clear, most = opened.info.get("transparency"), 2 ** magic[24] - 1
+        if isinstance(clear, int) and most < 255 and clear <= most:
+            opened.info["transparency"] = clear * 255 // most
     return opened
+
+
+def _is_read_whole(magic: bytes) -> bool:
+    """Whether it is WebP or AVIF, which Pillow reads to the end of the file to know their size."""
+    return (magic[:4], magic[8:12]) == (b"RIFF", b"WEBP") or magic[4:8] == b"ftyp"
+
+
+def _check_length(file: BinaryIO) -> None:
+    limit, length = pixel_limit(), file.seek(0, os.SEEK_END)
+    file.seek(0)
+    if limit is not None and length > limit * 4 + BESIDE:
+        raise UnusableError(over_limit(f"{length:,} bytes, of {length // 4:,} pixels at least,"))
 
 
 def _deep(file: BinaryIO, opened: PillowImage.Image, magic: bytes, name: str) -> Picture | None:
@@ -148,12 +198,16 @@ def _deep(file: BinaryIO, opened: PillowImage.Image, magic: bytes, name: str) ->
         return None
     # Pillow goes on reading where it stopped.
     place = file.tell()
-    file.seek(0)
-    data = file.read()
+    has_exif = False
+    if is_png:
+        file.seek(0)
+        data = deep.read_png(file)
+        planes: Planes | None = deep.png_planes(data)
+        # Asking Pillow for EXIF makes it decode the pixels, so not where there can be none.
+        has_exif = any(hint in data for hint in (b"eXIf", b"exif", b"xmp"))
+    else:
+        planes = deep.ppm_planes(file)
     file.seek(place)
-    planes = deep.png_planes(data) if is_png else deep.ppm_planes(data)
     if planes is None:
         return None
-    # Asking Pillow for EXIF makes it decode the pixels, so not where there can be none.
-    has_exif = any(hint in data for hint in (b"eXIf", b"exif", b"xmp"))
     return assemble(planes, profile_of(opened), orientation_of(opened) if has_exif else 1, name)

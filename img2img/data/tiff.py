@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img.data.limits import check_claim
+from img2img.data.limits import BESIDE, check_claim
 from img2img.data.memory import narrow, picture_of
 from img2img.data.planes import Planes, assemble
 from img2img.data.profiles import Space
@@ -75,6 +75,24 @@ def tiff_size(file: BinaryIO) -> tuple[int, int]:
         return page.imagewidth, page.imagelength
 
 
+def tiff_bytes(file: BinaryIO) -> int:
+    """How much memory the image in an open TIFF takes, in bytes; see `decoded_bytes`.
+
+    Raises:
+        UnusableError: several images, or too large.
+    """
+    from tifffile import TiffFile
+
+    with TiffFile(file) as tiff:
+        page, _ = _only_page(tiff)
+        _check(page)
+        return page.imagewidth * page.imagelength * max(3, page.samplesperpixel) * _item_bytes(page)
+
+
+def _item_bytes(page: TiffPage) -> int:
+    return -(-int(page.bitspersample) // 8)
+
+
 def _only_page(tiff: TiffFile) -> tuple[TiffPage, bool]:
     """The one page that is neither an overview nor a mask, and whether it is the file's first."""
     found: list[tuple[TiffPage, bool]] = []
@@ -95,7 +113,7 @@ def _check(page: TiffPage) -> None:
     bits = page.bitspersample
     if not isinstance(bits, int):
         raise UnusableError(f"has channels of different depths, {bits} bits")
-    item_bytes = -(-bits // 8)
+    item_bytes = _item_bytes(page)
     check_claim(page.imagewidth, page.imagelength, page.samplesperpixel, item_bytes)
     if page.is_tiled:
         check_claim(page.tilewidth, page.tilelength, page.samplesperpixel, item_bytes)
@@ -104,6 +122,13 @@ def _check(page: TiffPage) -> None:
     # Decoders make what they are not told of black. JPEG of the old kind has another list.
     if page.compression != _OLD_JPEG and len(page.dataoffsets) < math.prod(page.chunked):
         raise UnusableError("is damaged: it says where some of its pixels are, and not of all")
+    # They are read whole, whatever is in them.
+    stored = math.prod(page.chunked) * math.prod(page.chunks) * item_bytes
+    if sum(page.databytecounts) > 4 * stored + BESIDE:
+        raise UnusableError("is damaged: its pixels take many times the bytes that they have")
+    # Photoshop keeps its layers in a tag.
+    if any(tag.valuebytecount > 16 * stored + BESIDE for tag in page.tags):
+        raise UnusableError("is damaged: one of its tags is larger than any has to be")
 
 
 def _pillow_reads(page: TiffPage) -> bool:

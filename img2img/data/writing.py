@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import secrets
 import struct
 import zlib
 from dataclasses import replace
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from img2img.data.memory import to_indexed, to_pillow
 from img2img.data.profiles import profile_for
+from img2img.files import whole_file
 from img2img.picture import Picture, join_alpha, lay_on_white, to_depth
 
 Kind = Literal["PNG", "JPEG", "WEBP", "TIFF", "NPY"]
@@ -103,16 +103,8 @@ def write_whole(path: Path, data: bytes) -> None:
     Raises:
         OSError: the folder cannot be written to.
     """
-    # The leading dot hides it from whoever lists the folder meanwhile. Not `tempfile`, whose files
-    # are private whatever the umask says, which no thread can ask for without changing it.
-    temporary = path.with_name(f".partial-{secrets.token_hex(8)}{path.suffix}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def _saved(image: Any, kind: Kind) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from img2img.bundle import BundleInfo, read_info
+from img2img.bundle import BundleInfo, find_bundle, read_info
 from img2img.environment import version
 from img2img.errors import Img2ImgError, RequestError
 from img2img.exporting.expected import Expected, expect
@@ -33,9 +33,9 @@ from img2img.exporting.writing import (
     Sizes,
     check_size,
     trace,
-    whole_or_not,
     write,
 )
+from img2img.files import whole_file
 from img2img.hub import first_sentence
 from img2img.inference import Translator
 from img2img.rebuild import load_translator
@@ -98,12 +98,9 @@ def export_model(
         RequestError: what was asked for does not fit, or packages are missing.
         Img2ImgError: it cannot be written, or gives something else than the model.
     """
-    bundle = model / "model.safetensors" if model.is_dir() else model
+    bundle = find_bundle(model)
     out, format = resolve_output(bundle, out, format)
-    if out.is_dir():
-        raise RequestError(f"{out} is a folder; name the file: {out / bundle.stem}{out.suffix}")
-    if out.exists() and not overwrite:
-        raise RequestError(f"{out} is already there; use --overwrite or another name")
+    _check_output(out, bundle.stem, overwrite)
     check_packages(format)
     translator = load_translator(model, registry, device=torch.device("cpu"))
     info = read_info(bundle)
@@ -153,6 +150,17 @@ def resolve_output(bundle: Path, out: Path | None, format: Format | None) -> tup
     if format is not None and format != named:
         raise RequestError(f"--out {out} and --format {format} disagree; leave --format out")
     return out, named
+
+
+def _check_output(out: Path, stem: str, overwrite: bool) -> None:
+    try:
+        if out.is_dir():
+            raise RequestError(f"{out} is a folder; name the file: {out / stem}{out.suffix}")
+        if out.exists() and not overwrite:
+            raise RequestError(f"{out} is already there; use --overwrite or another name")
+    # A name that is too long, or a folder that may not be entered.
+    except OSError as error:
+        raise RequestError(f"cannot write {out}: {error.strerror or error}") from error
 
 
 def check_packages(format: Format) -> None:
@@ -240,7 +248,8 @@ def _attempt(
         ) from error
     program = trace(graph, probes[0].images.shape[-1], sizes)
     outputs = ["result", "probabilities"] if graph.has_classes else ["result"]
-    with whole_or_not(out) as partial:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(out) as partial:
         write(program, partial, format, outputs, notes)
         try:
             return largest(open_file(partial, format), TOLERANCE)

@@ -6,8 +6,6 @@ import contextlib
 import io
 import json
 import logging
-import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -164,23 +162,6 @@ def check_size(graph: ImageGraph, format: Format) -> None:
             f"the model's weights are {total / 1e9:.1f} GB, and one ONNX file holds 2 GB: use "
             f"--format torch"
         )
-
-
-@contextlib.contextmanager
-def whole_or_not(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; it takes the place of `path` unless something is raised."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".partial-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp makes it private, whatever the umask says.
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.contextmanager

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 from functools import lru_cache
 from pathlib import Path
 
-from img2img.errors import Img2ImgError, RequestError
+from img2img.errors import Img2ImgError
 from img2img.names import printable
 
-# As `data.writing` calls files that are not whole yet.
-PARTIAL = ".partial-"
+# As `data.writing.write_whole` calls files that are not whole yet; others are somebody else's.
+PARTIAL = re.compile(r"\.partial-[0-9a-f]{16}\.\w+")
 # Older ones belong to no run that still lives: writing one file does not take so long.
 STALE_SECONDS = 3600
 # What befalls the next file as well. Other errors belong to a name or a place.
@@ -68,7 +69,7 @@ class Destination:
         """
         reason = f"cannot write {printable(path)}: {error.strerror or error}"
         if error.errno in FORBIDDEN and not os.access(self.root, os.W_OK | os.X_OK):
-            return RequestError(reason)
+            return Img2ImgError(reason)
         if error.errno in FATAL:
             return Img2ImgError(f"{reason}; once that is mended, the same command goes on there")
         return None
@@ -88,7 +89,7 @@ class Destination:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if (
-                        entry.name.startswith(PARTIAL)
+                        PARTIAL.fullmatch(entry.name)
                         and entry.is_file(follow_symlinks=False)
                         and entry.stat(follow_symlinks=False).st_mtime < before
                     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -16,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image as PillowImage
 
-from img2img.data.reading import image_size, read_picture
+from img2img.data.reading import decoded_bytes, read_picture
 from img2img.data.side_by_side import split_halves
 from img2img.data.writing import write_picture
-from img2img.errors import ImageError
+from img2img.errors import ImageError, Img2ImgError
 from img2img.inference.destination import Destination
 from img2img.inference.pipeline import WriteBehind, batches, read_ahead
 from img2img.inference.planning import Job, Plan, Share
@@ -27,7 +28,7 @@ from img2img.inference.recording import OnDone, Outcome, Recorder
 from img2img.inference.report import Report
 from img2img.inference.spread import picture_of_spread
 from img2img.inference.translator import Translator
-from img2img.inference.walking import is_file
+from img2img.inference.walking import is_result
 from img2img.names import printable
 from img2img.picture import Picture
 
@@ -46,6 +47,10 @@ AHEAD, TOGETHER, BEHIND = 32 * MEGA, 32 * MEGA, 64 * MEGA
 WAITING = 256
 # torch has a type of its own for this on GPUs, and only words on the CPU; OpenCV has others.
 FULL_MEMORY = ("out of memory", "allocate memory", "enough memory", "insufficient memory")
+# Words of faults after which nothing works on a GPU any more.
+ACCELERATOR = ("cuda", "cudnn", "cublas", "cufft", "nccl", "hip error", "device-side")
+# As many images that fail alike, before any that does not, are not to blame.
+ALL_FAIL = 10
 # Small images in a batch: beyond that nothing is gained.
 LARGEST_BATCH = 64
 
@@ -81,8 +86,8 @@ def translate_files(
             thread, one call at a time.
 
     Raises:
-        RequestError: the output folder cannot be written to.
-        Img2ImgError: no file can be written any more, on a full disk for example.
+        Img2ImgError: no file can be written any more, on a full disk for example; or the network
+            fails on every image.
     """
     # By default 16 MB, which the C library keeps for each thread instead of giving it back: with
     # eight threads, images of 12,000 x 9,000 pixels took twice as much memory.
@@ -120,18 +125,18 @@ class _Work:
         self.naming = plan.naming
         self.destination = Destination(plan.folder, plan.source)
         self.batch_size, self.half, self.overwrite = batch_size, half, overwrite
+        # Whether the network has taken an image, and until then how many failed alike, and how.
+        self.works, self.alike, self.failure = False, 0, ""
 
     def begin(self, job: Job) -> tuple[int, Callable[[], Loaded]]:
         """How heavy an image will be, and what reads it. In any thread."""
         problem = job.problem or self.destination.problem(job.files[0].parent)
         if problem is not None:
             return 0, lambda: problem
-        if not self.overwrite and all(map(is_file, job.files)):
+        if not self.overwrite and all(map(is_result, job.files)):
             return 0, lambda: None
         try:
-            width, height = image_size(job.source)
-            # Deep images are heavier, and so are their files.
-            weight = max(width * height, job.source.stat().st_size // 3)
+            weight = max(1, decoded_bytes(job.source) // 3)
         except (ImageError, OSError):
             # Reading it will say more. Until then nobody knows, so it comes in alone.
             weight = AHEAD
@@ -143,8 +148,6 @@ class _Work:
             return picture if self.half is None else _half(picture, path, self.half)
         except ImageError as error:
             return error.reason
-        except MemoryError:
-            return "out of memory while it was read"
 
     def pictures(self, loaded: Iterable[tuple[Job, Loaded]]) -> Iterator[tuple[Job, Picture]]:
         """The images that there is something to do for."""
@@ -164,16 +167,25 @@ class _Work:
         return self.batch_size or min(self.translator.batch_size(size), LARGEST_BATCH)
 
     def translate(self, batch: list[tuple[Job, Picture]]) -> list[tuple[Job, Results, float]]:
-        """Results of a batch, with the time that each took; what fails is skipped."""
+        """Results of a batch, with the time that each took; what fails is skipped.
+
+        Raises:
+            Img2ImgError: all images fail.
+        """
         started = time.perf_counter()
         reason = None
         try:
             results = self._results(batch)
         except (MemoryError, RuntimeError, ValueError, cv2.error) as error:
-            reason = _reason(error, batch[0][1])
+            reason = _memory_reason(error, batch[0][1])
             if reason is None:
-                raise
+                if _is_fault(error):
+                    raise
+                reason = _words(error)
+                if len(batch) == 1:
+                    self._count_failure(reason, error)
         if reason is None:
+            self.works = True
             seconds = (time.perf_counter() - started) / len(batch)
             return [(job, made, seconds) for (job, _), made in zip(batch, results, strict=True)]
         if self.translator.device.type == "cuda":
@@ -183,6 +195,17 @@ class _Work:
             return []
         # It may be one of them, or be too many of them.
         return [result for one in batch for result in self.translate([one])]
+
+    def _count_failure(self, reason: str, error: Exception) -> None:
+        # Errors name sizes, which differ.
+        failure = re.sub("[0-9]+", "", reason)
+        self.alike = self.alike + 1 if failure == self.failure else 1
+        self.failure = failure
+        if self.alike >= ALL_FAIL and not self.works:
+            raise Img2ImgError(
+                f"the network fails on every image, {self.alike} so far: {reason}; is it "
+                f"made for such images? --debug shows where"
+            ) from error
 
     def _results(self, batch: list[tuple[Job, Picture]]) -> list[Results]:
         palette = self.translator.palette
@@ -206,10 +229,12 @@ class _Work:
     def write(self, job: Job, results: Results, seconds: float) -> None:
         """Write the files of an image. In any thread."""
         for path, (picture, palette) in zip(job.files, results, strict=True):
-            if self.naming.samples and not self.overwrite and is_file(path):
-                continue
             try:
                 self.destination.prepare(path.parent)
+                if self.naming.samples and path == job.files[0]:
+                    # While the last one lacks they are made again, so that a killed run leaves no
+                    # mean beside samples that it was not made of.
+                    job.files[-1].unlink(missing_ok=True)
                 write_picture(path, picture, palette)
             except OSError as error:
                 ends = self.destination.error(path, error)
@@ -245,12 +270,23 @@ def _bytes(picture: Picture) -> int:
     return picture.pixels.nbytes + (0 if picture.alpha is None else picture.alpha.nbytes)
 
 
-def _reason(error: Exception, picture: Picture) -> str | None:
-    """Why this image fails; None where the fault is not the image's."""
+def _memory_reason(error: Exception, picture: Picture) -> str | None:
+    """What to say of an image that memory does not suffice for; None for other errors."""
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in FULL_MEMORY):
         width, height = picture.size
         return (
             f"out of memory at {width} x {height} pixels; a smaller --tile, such as 512, or "
             f"--device cpu takes less"
         )
-    return str(error) if isinstance(error, ValueError) else None
+    return None
+
+
+def _is_fault(error: Exception) -> bool:
+    """Whether the fault is the accelerator's, and the next image would meet it as well."""
+    return any(words in str(error).lower() for words in ACCELERATOR)
+
+
+def _words(error: Exception) -> str:
+    """What an error of the network says, without the trace that torch may hang on it."""
+    text = str(error).strip() or type(error).__name__
+    return text if isinstance(error, ValueError) else f"the network fails: {text.splitlines()[0]}"

@@ -6,12 +6,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
+from img2img.data.writing import KINDS
 from img2img.errors import RequestError
 
 FORMATS = ("png", "jpg", "webp", "tiff", "npy")
-WRITABLE = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".npy"})
+WRITABLE = frozenset(KINDS)
+JPEG = frozenset(suffix for suffix, kind in KINDS.items() if kind == "JPEG")
 # What can hold class indices with their palette.
-INDEXED = frozenset({".png", ".tif", ".tiff"})
+INDEXED = frozenset(suffix for suffix, kind in KINDS.items() if kind in ("PNG", "TIFF"))
 # How the names of samples and of what is made from them end; see `Naming.files`.
 SAMPLE = re.compile(r"(.*[^/])-([1-9][0-9]*|mean|spread)", re.DOTALL)
 
@@ -42,7 +44,7 @@ class Naming:
         if self.channels in (1, 3):
             return WRITABLE
         if self.channels in (2, 4):
-            return WRITABLE - {".jpg", ".jpeg"}
+            return WRITABLE - JPEG
         return frozenset({".tif", ".tiff", ".npy"})
 
     def rename(self, name: str) -> str:
@@ -93,6 +95,5 @@ def split_suffix(name: str) -> tuple[str, str]:
 
 def same_format(one: str, other: str) -> bool:
     """Whether two suffixes are of one format."""
-    same = {".jpeg": ".jpg", ".tif": ".tiff"}
     one, other = one.lower(), other.lower()
-    return same.get(one, one) == same.get(other, other)
+    return one == other or (one in KINDS and KINDS[one] == KINDS.get(other))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from img2img.errors import RequestError
 from img2img.inference.naming import SAMPLE, WRITABLE, Naming, same_format, split_suffix
-from img2img.inference.walking import Found, is_file, walk_images
+from img2img.inference.walking import Found, is_file, is_result, walk_images
 from img2img.names import printable
 
 
@@ -170,7 +170,7 @@ class Plan:
 
     def _check_single(self, overwrite: bool) -> None:
         files = self.naming.files(self._target)
-        if all(map(is_file, files)) and not overwrite:
+        if all(map(is_result, files)) and not overwrite:
             raise RequestError(
                 f"{printable(files[0])} is already there; use --overwrite to replace it"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from img2img.errors import Img2ImgError
 from img2img.inference.planning import Job
 from img2img.inference.report import Report, describe_name
 from img2img.names import printable
-from img2img.picture import Picture
+from img2img.picture import Picture, join_alpha
 
 Status = Literal["written", "kept", "skipped"]
 OnDone = Callable[[Job, Status, str | None], None]
@@ -61,8 +61,7 @@ class Recorder:
             seconds: its share of the time in the network.
         """
         width, height = picture.size
-        channels = picture.pixels.shape[2] + (picture.alpha is not None)
-        facts = {"width": width, "height": height, "channels": channels}
+        facts = {"width": width, "height": height, "channels": _channels(picture)}
         depth = picture.dtype.name
         self._add(job, "written", facts | {"depth": depth, "seconds": round(seconds, 6)})
 
@@ -100,6 +99,14 @@ class Recorder:
             for key in dict.fromkeys(key for one in described for key in one):
                 names[key] = [one[key] for one in described]
         return names
+
+
+def _channels(picture: Picture) -> int:
+    """How many channels a picture has with its alpha."""
+    alpha = None if picture.alpha is None else picture.alpha[:1, :1]
+    # One pixel tells it without a copy of them all.
+    corner = join_alpha(replace(picture, pixels=picture.pixels[:1, :1], alpha=alpha))
+    return int(corner.pixels.shape[2])
 
 
 # Keys that every line has, null where there is nothing to say.

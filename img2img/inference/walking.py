@@ -79,6 +79,17 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_result(path: Path) -> bool:
+    """Whether a result is there: a file with something in it.
+
+    Where a machine went down, a file may be there whose content never came to the disk.
+    """
+    try:
+        return is_file(path) and path.stat().st_size > 0
+    except OSError:
+        return False
+
+
 def _listing(path: str | Path, depth: int) -> Iterator[os.DirEntry[str]]:
     entries = os.scandir(path)
     if depth < OPEN_FOLDERS:
