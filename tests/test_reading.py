@@ -459,6 +459,7 @@ def test_bands_with_alpha_among_them(tmp_path):
     [
         (np.full(SIZE, 70_000, np.int32), "from 70000 to 70000 as int32"),
         (np.full(SIZE, -1, np.int16), "from -1 to -1 as int16"),
+        (np.full(SIZE, 255, np.int32), "may be of 8 bits"),
         (
             np.full(SIZE, 1.5, np.float32),
             "values from 1.5 to 1.5, and floats are read as black at 0",

@@ -198,7 +198,7 @@ def narrow(array: NDArray[Any]) -> NDArray[Any]:
     """Whole numbers of other types than uint8 and uint16 as 16-bit levels; others as they are.
 
     Raises:
-        UnusableError: some do not fit 16 bits.
+        UnusableError: some do not fit 16 bits, or all of them fit 8, so that they may be either.
     """
     if array.dtype.kind not in "iu" or array.dtype in (np.uint8, np.uint16):
         return array
@@ -207,5 +207,10 @@ def narrow(array: NDArray[Any]) -> NDArray[Any]:
         raise UnusableError(
             f"holds levels from {low} to {high} as {array.dtype.name}, and the deepest whole "
             f"numbers that are supported are 16-bit, 0 to 65535"
+        )
+    if array.itemsize > 2 and high <= 255:
+        raise UnusableError(
+            f"holds levels from {low} to {high} as {array.dtype.name}, which may be of 8 bits or "
+            f"very dark ones of 16: convert it to uint8 or uint16"
         )
     return array.astype(np.uint16)

@@ -108,6 +108,8 @@ def reason_of(error: Exception) -> str:
     """Why an image cannot be read, in words, from what its decoder raised."""
     if isinstance(error, UnusableError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return "out of memory while it was read"
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
     if isinstance(error, UnidentifiedImageError):

@@ -147,8 +147,14 @@ def _readable(
         else:
             found.append((to_display(first), to_display(second)))
     if not found:
+        hint = ""
+        if "channels" in unreadable[0].reason:
+            hint = (
+                "; recipes for images that are neither grey nor RGB are written by hand, with "
+                "task.source_channels and task.target_channels of 'paired'"
+            )
         raise DataError(
-            f"none of the first images below {str(root)!r} can be read; {unreadable[0]}"
+            f"none of the first images below {str(root)!r} can be read; {unreadable[0]}{hint}"
         )
     return found
 
