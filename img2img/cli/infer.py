@@ -178,7 +178,8 @@ def infer(
             if place.rank == 0:
                 if report is not None:
                     join_parts(report)
-                display.summary(whole, output)
+                # Samples are several files, none of which has the name that was given.
+                display.summary(whole, plan.folder if samples else output)
                 if json:
                     _print_json(whole, time.perf_counter() - started)
             # The first to leave with an error ends the others.
