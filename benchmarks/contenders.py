@@ -52,7 +52,6 @@ class NetworkClock:
         if self.device.type != "cuda":
             self._marks.append(time.perf_counter())
             return
-        # torch does not say what it takes.
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch gives it no types
         event.record()
         self._marks.append(event)
