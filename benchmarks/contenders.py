@@ -186,7 +186,8 @@ def _load_ours(
         if outcome.written != count:
             raise SystemExit(f"ours wrote {outcome.written} pictures of {count}")
 
-    clock = NetworkClock(translator.module, device)
+    # What is run is not the module itself on a CPU, but a copy with its weights packed.
+    clock = NetworkClock(translator._runner._fast_network(), device)
     return Contender(translate, clock, startup, Switches.now(), translator)
 
 

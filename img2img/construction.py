@@ -42,6 +42,12 @@ class ForWeights(TorchFunctionMode):
         super().__init__()
         self.tensors = tensors
         self.left = CALLS + CALLS_EACH * tensors
+        self.grad = torch.is_grad_enabled()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        # What ends the building may come while `no_grad` is being left, which is a call as well.
+        torch.set_grad_enabled(self.grad)
 
     def __torch_function__(
         self,

@@ -428,6 +428,8 @@ def test_nothing_large_is_built(model, monkeypatch, generator, message):
     changes = {"image_size": 512} | generator
     write(model, described(**{f"generator__{key}": value for key, value in changes.items()}))
     refused(model, message)
+    # The building may have been ended inside a `no_grad`.
+    assert torch.is_grad_enabled()
 
 
 def test_the_deepest_network_of_ours_is_within_the_bounds(monkeypatch):
