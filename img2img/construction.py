@@ -45,7 +45,7 @@ class ForWeights(TorchFunctionMode):
         self.grad = torch.is_grad_enabled()
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]  # torch gives it no types
         # What ends the building may come while `no_grad` is being left, which is a call as well.
         torch.set_grad_enabled(self.grad)
 
