@@ -156,11 +156,11 @@ name = "l1s"
         ),
         (
             LEAST + "[task]\nsource_channels = true",
-            ":10: task.source_channels should be a number, not true",
+            ":10: task.source_channels should be an integer, not true",
         ),
         (
-            LEAST + "[task]\nsource_channels = 2",
-            ":10: task.source_channels should be 1 or 3, not 2",
+            LEAST + "[task]\nsource_channels = 2.5",
+            ":10: task.source_channels should be an integer, not 2.5",
         ),
         ("train = 3\n" + changed("[train]\nsteps = 5", ""), ":1: train should be a table, [train]"),
         (
