@@ -22,11 +22,21 @@ Key = tuple[int, int]
 
 @dataclass(frozen=True)
 class Batch:
-    """Source and target (B, C, H, W) in [-1, 1], and pairs that could not be read, with reasons."""
+    """What one process sees in one step.
+
+    Attributes:
+        source, target: (B, C, H, W) in [-1, 1].
+        skipped: pairs that could not be read, with reasons.
+        pairs: how many the step has in all processes together.
+        share: this process's part of them times the number of processes: what its gradients
+            weigh. Not 1 only where the last batch of an epoch cannot be split evenly.
+    """
 
     source: Tensor
     target: Tensor
     skipped: tuple[tuple[str, str], ...] = ()
+    pairs: int = 1
+    share: float = 1.0
 
 
 class PairDataset(Dataset[Batch]):
@@ -125,6 +135,8 @@ def batches(
     stop: int,
     workers: int = 0,
     pin_memory: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[Batch]:
     """The batches of steps `start` to `stop`, the same ones for any number of workers."""
     sampler = StepSampler(len(dataset), batch_size, dataset.seed, start, stop)
@@ -151,6 +163,7 @@ def _join(parts: list[Batch]) -> Batch:
         torch.cat([part.source for part in parts]),
         torch.cat([part.target for part in parts]),
         tuple(skip for part in parts for skip in part.skipped),
+        pairs=len(parts),
     )
 
 

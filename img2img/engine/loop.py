@@ -9,21 +9,19 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
-from torch import Tensor
-
 from img2img.bundle import save_bundle, saved_step
 from img2img.data.loading import Batch, batches, steps_per_epoch
 from img2img.engine.average import WeightAverage
 from img2img.engine.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
 from img2img.engine.events import Events
+from img2img.engine.feeding import on_device
 from img2img.engine.interrupt import StopRequest
 from img2img.engine.run import Run
 from img2img.engine.state import TrainState
+from img2img.engine.stepping import Stepper
 from img2img.errors import DataError, Img2ImgError, Interrupted
 from img2img.evaluation.scores import baselines, readable, spread, validate
 from img2img.inference import Translator
-from img2img.methods import Method
 from img2img.picture import to_display
 from img2img.report.page import write_report
 from img2img.report.sheet import write_sheet
@@ -53,7 +51,7 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
         start_step=state.step,
         total_steps=plan.total_steps,
     )
-    per_epoch = steps_per_epoch(len(run.train_pairs), plan.batch_size)
+    per_epoch = steps_per_epoch(len(run.train_pairs), plan.batch_size * run.processes.world_size)
     loader = batches(
         run.train_pairs,
         batch_size=plan.batch_size,
@@ -61,7 +59,10 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
         stop=plan.total_steps,
         workers=plan.workers,
         pin_memory=run.device.type == "cuda",
+        rank=run.processes.rank,
+        world_size=run.processes.world_size,
     )
+    step = Stepper(method)
     unreadable = _Unreadable(len(run.train_pairs))
     for network in method.networks.values():
         network.train()
@@ -71,13 +72,11 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
     began = time.perf_counter() - state.elapsed_s
     window_began = time.perf_counter() - state.window_s
     with StopRequest() as stop:
-        for batch in loader:
+        for batch in on_device(loader, run.device):
             unreadable.note(batch)
-            source = batch.source.to(run.device, non_blocking=True)
-            target = batch.target.to(run.device, non_blocking=True)
             state.scale_rates(plan.schedule.factor(state.step, plan.total_steps))
-            state.window.add(_step(method, source, target, state.step + 1))
-            state.count_step(len(source))
+            state.window.add(step(batch.source, batch.target, state.step + 1))
+            state.count_step(batch.pairs)
             on_step(state.step)
 
             last = state.step == plan.total_steps or stop.requested
@@ -126,26 +125,6 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
             f"stopped at step {state.step} of {plan.total_steps}; everything is saved, and the "
             f"same command with --resume goes on"
         )
-
-
-def _step(method: Method, source: Tensor, target: Tensor, number: int) -> dict[str, Tensor]:
-    """One training step; what a plugin's part raises in it is told with the step it happened in."""
-    try:
-        losses = method.step(source, target)
-    except (Img2ImgError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        if "memory" in str(error):
-            raise  # the CPU's allocator has no type of its own
-        raise Img2ImgError(
-            f"{type(method).__name__} failed in step {number}: {type(error).__name__}: {error}; "
-            f"--debug shows where"
-        ) from error
-    if not isinstance(losses, dict) or not all(isinstance(v, Tensor) for v in losses.values()):
-        raise Img2ImgError(
-            f"{type(method).__name__}.step must return its losses as a dict of tensors"
-        )
-    return losses
 
 
 class _Unreadable:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ import torch
 from img2img.bundle import BundleInfo
 from img2img.data.loading import PairDataset
 from img2img.engine.directory import RunDirectory
+from img2img.engine.processes import Processes
 from img2img.engine.schedule import Schedule
 from img2img.inference import Policy
 from img2img.methods import Method
@@ -22,7 +23,7 @@ class Plan:
 
     Attributes:
         total_steps: steps in the whole run.
-        batch_size: pairs a step.
+        batch_size: pairs a step, in each process.
         seed: of data order and augmentation.
         log_every, sample_every, checkpoint_every: in steps.
         validate_every: in steps; None only at the end.
@@ -63,6 +64,7 @@ class Run:
         device: where it trains.
         bundle: what the finished model says of itself.
         recipe: the whole recipe as plain values, for those who watch.
+        processes: those that train together; the plan's batch is that of each.
     """
 
     directory: RunDirectory
@@ -76,3 +78,4 @@ class Run:
     device: torch.device
     bundle: BundleInfo
     recipe: dict[str, Any]
+    processes: Processes = field(default_factory=Processes)
