@@ -1,7 +1,8 @@
-"""Times a training step of this program, and of a checkout of the peer, in turn in one process.
+"""Times a training step of this program, and of a checkout of the peer, in turn.
 
 The peer is github.com/junyanz/pytorch-CycleGAN-and-pix2pix; it is imported from where `--peer` says
-and driven through its own model. See README.md beside this file.
+and driven through its own model. Each contender has a process of its own, set up as its own program
+sets it up, and they take turns. See README.md beside this file.
 """
 
 from __future__ import annotations
@@ -10,20 +11,25 @@ import argparse
 import contextlib
 import importlib
 import json
-import platform
 import statistics
+import subprocess
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from peer import importing_from
+from record import add_record_option, record
 from torch import Tensor, nn
 
+from img2img.bench.hardware import device_name, wait_for
 from img2img.discriminators import PatchGAN70
+from img2img.engine.memory import keeping_freed_memory
 from img2img.engine.precision import resolve_device, set_precision
+from img2img.engine.stepping import EAGER_STEPS, Stepper
 from img2img.errors import RequestError
 from img2img.generators import UNet
 from img2img.losses import L1, Adversarial
@@ -31,7 +37,8 @@ from img2img.methods import Pix2Pix, WeightedLoss
 
 # Depth of the U-Net by what the peer calls it, and the decoder layers in which it drops out.
 PEER_GENERATORS = {8: ("unet_256", (2, 3, 4)), 7: ("unet_128", (2, 3))}
-WARM_UP_STEPS = 2
+WARM_UP_STEPS = EAGER_STEPS + 2
+WAYS = ("captured", "eager", "compiled", "captured+compiled")
 
 Step = Callable[[], object]
 Networks = dict[str, nn.Module]
@@ -43,87 +50,181 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--peer", type=Path, metavar="DIR", help="a checkout; without it only ours")
     parser.add_argument("--size", type=int, default=256, help="height and width, in pixels")
     parser.add_argument("--width", type=int, default=64, help="channels after the first layers")
-    parser.add_argument("--batch", type=int, default=1, help="pairs a step")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4], help="pairs a step")
     parser.add_argument("--steps", type=int, default=3, help="steps a round")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of each")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    precisions = ("float32", "bfloat16")
+    parser.add_argument("--precision", nargs="+", choices=precisions, default=list(precisions))
+    parser.add_argument("--way", nargs="+", choices=WAYS, help="captured on a GPU, else eager")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     parser.add_argument(
         "--threads", type=int, help="torch's, on the CPU; its own choice if left out"
     )
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
+    add_record_option(parser)
     options = parser.parse_args(arguments)
-    for name in ("size", "width", "batch", "steps", "rounds", "threads"):
+    for name in ("size", "width", "steps", "rounds", "threads"):
         if (value := getattr(options, name)) is not None and value < 1:
             parser.error(f"--{name} must be at least 1, not {value}")
+    if min(options.batch) < 1:
+        parser.error(f"--batch must be at least 1, not {min(options.batch)}")
     if options.peer is not None and peer_depth(options.size) is None:
         parser.error("the peer has U-Nets of depth 7 and 8: --size must be a multiple of 128")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     try:
         device = resolve_device(options.device)
     except RequestError as error:
         parser.error(str(error))
-    print(json.dumps(benchmark(options, device), indent=2))
+    if options.way is None:
+        options.way = ["captured" if device.type == "cuda" else "eager"]
+    if options.contender:
+        serve(options, device)
+        return
+    result = benchmark(options, device)
+    print(json.dumps(result, indent=2))
+    if options.record is not None:
+        keep(options.record, result, device)
 
 
 def benchmark(options: Namespace, device: torch.device) -> dict[str, Any]:
     """What `main` prints."""
-    torch.manual_seed(0)
-    shape = (options.batch, 3, options.size, options.size)
-    source, target = (torch.rand(shape, device=device) * 2 - 1 for _ in range(2))
-    contenders: dict[str, Step] = {}
-    contenders["ours"], networks = our_step(options, source, target)
+    names = [f"{p} {way}" for p in options.precision for way in options.way]
     if options.peer is not None:
-        contenders["peer"], theirs = peer_step(options, source, target)
-        if (ours_size := sizes(networks)) != (peer_size := sizes(theirs)):
-            raise SystemExit(f"not the same networks: {ours_size} and {peer_size} parameters")
-    rounds = measure(contenders, steps=options.steps, rounds=options.rounds, device=device)
+        names.insert(0, "peer")
+    batches, parameters = [], {}
+    for batch in options.batch:
+        with contextlib.ExitStack() as stack:
+            running = {
+                name: stack.enter_context(Contender(name, options, device, batch)) for name in names
+            }
+            sizes = {name: contender.parameters for name, contender in running.items()}
+            for name, size in sizes.items():
+                if size != sizes[names[-1]]:
+                    raise SystemExit(f"not the same networks: {size} in {name}, {sizes[names[-1]]}")
+            parameters = sizes[names[-1]]
+            rounds: dict[str, list[float]] = {name: [] for name in names}
+            for _ in range(options.rounds):
+                for name, contender in running.items():
+                    rounds[name].append(contender.round(options.steps))
+        batches.append({"batch": batch, **compared(rounds)})
+    settings = ("size", "width", "steps", "rounds")
+    return {
+        "batches": batches,
+        "device": str(device),
+        "device_name": device_name(device),
+        "threads": options.threads or torch.get_num_threads(),
+        "torch": torch.__version__,
+        "parameters": parameters,
+        "settings": {name: getattr(options, name) for name in settings},
+    }
+
+
+def compared(rounds: dict[str, list[float]]) -> dict[str, Any]:
+    """Seconds per step of each contender, and ours over the peer's."""
     result: dict[str, Any] = {
         name: {"median_s": statistics.median(taken), "best_s": min(taken), "rounds_s": taken}
         for name, taken in rounds.items()
     }
-    if "peer" in rounds:
-        ratios = [a / b for a, b in zip(rounds["ours"], rounds["peer"], strict=True)]
-        result["ratio"] = result["ours"]["median_s"] / result["peer"]["median_s"]
-        result["ratio_of_best"] = result["ours"]["best_s"] / result["peer"]["best_s"]
-        result["ratio_spread"] = [min(ratios), max(ratios)]
-    names = ("size", "width", "batch", "steps", "rounds", "precision")
-    return {
-        **result,
-        "device": str(device),
-        "device_name": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else platform.processor() or platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        # The peer's model turns it on for the whole process.
-        "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "parameters": sizes(networks),
-        "settings": {name: getattr(options, name) for name in names},
-    }
+    for name in rounds:
+        if "peer" in rounds and name != "peer":
+            ratios = [a / b for a, b in zip(rounds[name], rounds["peer"], strict=True)]
+            result[name]["ratio"] = result[name]["median_s"] / result["peer"]["median_s"]
+            result[name]["ratio_of_best"] = result[name]["best_s"] / result["peer"]["best_s"]
+            result[name]["ratio_spread"] = [min(ratios), max(ratios)]
+    return result
 
 
-def measure(
-    contenders: dict[str, Step], *, steps: int, rounds: int, device: torch.device
-) -> dict[str, list[float]]:
-    """Seconds per step of every round by contender; they alternate, so that noise hits all."""
-    for step in contenders.values():
+def keep(page: Path, result: dict[str, Any], device: torch.device) -> None:
+    """Write the outcome into the page."""
+    rows = []
+    for measured in result["batches"]:
+        for name, taken in measured.items():
+            if name == "batch":
+                continue
+            spread = taken.get("ratio_spread")
+            rows.append(
+                [
+                    f"batch {measured['batch']}, {name}",
+                    1000 * taken["median_s"],
+                    measured["batch"] / taken["median_s"],
+                    f"{taken['ratio']:.2f} ({spread[0]:.2f} to {spread[1]:.2f})" if spread else "",
+                ]
+            )
+    settings = result["settings"]
+    note = (
+        f"{settings['size']} pixels, width {settings['width']}, {result['threads']} threads, the "
+        f"median of {settings['rounds']} rounds of {settings['steps']} steps."
+    )
+    headings = ["step", "ms", "pairs/s", "of the peer's time (spread of rounds)"]
+    record(page, "train-step", device, headings, rows, note)
+
+
+class Contender:
+    """A process that steps when it is asked to, and says how long it took."""
+
+    def __init__(self, name: str, options: Namespace, device: torch.device, batch: int) -> None:
+        command = [sys.executable, __file__, f"--contender={name}", f"--device={device}"]
+        command += [f"--batch={batch}", f"--size={options.size}", f"--width={options.width}"]
+        if options.threads is not None:
+            command.append(f"--threads={options.threads}")
+        if options.peer is not None:
+            command.append(f"--peer={options.peer}")
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.name = name
+        self.parameters: dict[str, int] = self._answer()
+
+    def __enter__(self) -> Contender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def round(self, steps: int) -> float:
+        """Seconds per step."""
+        assert self._process.stdin is not None
+        print(steps, file=self._process.stdin, flush=True)
+        taken: float = self._answer()
+        return taken
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended with exit code {self._process.wait()}")
+        return json.loads(line)
+
+
+def serve(options: Namespace, device: torch.device) -> None:
+    """What a contender's process does: warm up, then step as often as each line asks for."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    shape = (options.batch[0], 3, options.size, options.size)
+    source, target = (torch.rand(shape, device=device) * 2 - 1 for _ in range(2))
+    with contextlib.ExitStack() as stack:
+        if options.contender == "peer":
+            step, networks = peer_step(options, source, target)
+        else:
+            stack.enter_context(keeping_freed_memory(device))
+            step, networks = our_step(options, source, target)
         for _ in range(WARM_UP_STEPS):
             step()
-    taken: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, step in contenders.items():
-            wait_for(device)
+        wait_for(device)
+        print(json.dumps(sizes_of(networks)), flush=True)
+        for line in sys.stdin:
+            steps = int(line)
             began = time.perf_counter()
             for _ in range(steps):
                 step()
             wait_for(device)
-            taken[name].append((time.perf_counter() - began) / steps)
-    return taken
+            print((time.perf_counter() - began) / steps, flush=True)
 
 
 def our_step(options: Namespace, source: Tensor, target: Tensor) -> tuple[Step, Networks]:
     """One step of `Pix2Pix` with the U-Net, the 70x70 PatchGAN, dropout, vanilla GAN and L1."""
+    precision, way = options.contender.split()
     depth = peer_depth(options.size)
     dropout_layers = PEER_GENERATORS[depth][1] if depth else (1, 2, 3)
 
@@ -136,15 +237,16 @@ def our_step(options: Namespace, source: Tensor, target: Tensor) -> tuple[Step, 
             depth=depth,
             dropout_layers=dropout_layers,
         )
-        return set_precision(network.to(source.device), options.precision)
+        return set_precision(network.to(source.device), precision)
 
     def discriminator(in_channels: int) -> nn.Module:
         network = PatchGAN70(in_channels, width=options.width)
-        return set_precision(network.to(source.device), options.precision)
+        return set_precision(network.to(source.device), precision)
 
     losses = [WeightedLoss("adversarial", 1.0, Adversarial()), WeightedLoss("l1", 100.0, L1())]
     method = Pix2Pix(generator, discriminator, losses, 3, 3, True)
-    return lambda: method.step(source, target), method.networks
+    stepper = Stepper(method, source.device, capture="captured" in way, compile="compiled" in way)
+    return lambda: stepper(source, target, 1), method.networks
 
 
 def peer_step(options: Namespace, source: Tensor, target: Tensor) -> tuple[Step, Networks]:
@@ -181,7 +283,7 @@ def peer_step(options: Namespace, source: Tensor, target: Tensor) -> tuple[Step,
         name="benchmark",
         verbose=False,
     )
-    # It reports on stdout, which is for the JSON.
+    # It reports on stdout, which is for the answers.
     with contextlib.redirect_stdout(sys.stderr), importing_from(options.peer):
         try:
             module = importlib.import_module("models.pix2pix_model")
@@ -199,30 +301,13 @@ def peer_step(options: Namespace, source: Tensor, target: Tensor) -> tuple[Step,
 
 
 def peer_depth(size: int) -> int | None:
-    """Depth of the peer's U-Net for images of that size, None if it has none."""
+    """Depth of the peer's U-Net for images of this size; None if it has none."""
     return 8 if size % 256 == 0 else 7 if size % 128 == 0 else None
 
 
-def sizes(networks: Networks) -> dict[str, int]:
+def sizes_of(networks: Networks) -> dict[str, int]:
     """Parameters by network."""
     return {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
-
-
-def wait_for(device: torch.device) -> None:
-    """Let the device finish what it was given; a CPU has."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
-
-
-@contextlib.contextmanager
-def importing_from(folder: Path) -> Iterator[None]:
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
 
 
 if __name__ == "__main__":

@@ -84,16 +84,19 @@ def train(
     Raises:
         Img2ImgError: see `img2img.errors`; the message says what to do.
     """
+    from img2img.engine.joining import joined
     from img2img.plugins import load_plugins
     from img2img.training import to_assignments, train_recipe
 
-    return train_recipe(
-        str(recipe),
-        load_plugins(Path(file) for file in plugins),
-        overrides=to_assignments(overrides or {}),
-        out=Path(out) if out is not None else None,
-        resume=resume,
-        fresh=fresh,
-        device=device,
-        precision=precision,
-    )
+    with joined(device) as processes:
+        return train_recipe(
+            str(recipe),
+            load_plugins(Path(file) for file in plugins),
+            overrides=to_assignments(overrides or {}),
+            out=Path(out) if out is not None else None,
+            resume=resume,
+            fresh=fresh,
+            device=device,
+            precision=precision,
+            processes=processes,
+        )

@@ -43,6 +43,7 @@ def register(registry: Registry) -> None:
     registry.source("derived", data.Derived)
     registry.source("damaged", data.Damaged)
     registry.source("huggingface", data.HuggingFace)
+    registry.source("shards", data.Shards)
     registry.source("synthetic", data.Synthetic)
 
     registry.method("pix2pix", methods.Pix2Pix)

@@ -74,6 +74,7 @@ KINDS: dict[str, Kind] = {
                     "rotate",
                     "source_color",
                     "workers",
+                    "keep_mb",
                 }
             ),
             called=("__len__", "pair", "name"),

@@ -25,6 +25,8 @@ def environment(plugins: Plugins, run: Run, precision: str) -> dict[str, Any]:
         "device": str(run.device),
         "device_name": device or platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
+        "processes": run.processes.world_size,
+        "global_batch": run.plan.batch_size * run.processes.world_size,
         "precision": precision,
         "plugins": plugins.origins,
         "git_commit": _git_commit(),

@@ -60,3 +60,11 @@ class Interrupted(Img2ImgError):
     """Stopped by SIGINT or SIGTERM after the state was saved."""
 
     exit_code = 130
+
+
+class SaidElsewhere(Img2ImgError):
+    """Another process of the run has said what went wrong; this one ends the same way, silently."""
+
+    def __init__(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+        super().__init__("another process of this run has said why it ended")

@@ -47,6 +47,7 @@ class DataSettings(_Table):
     rotate: bool = False
     source_color: ColorSettings = ColorSettings()
     workers: int | None = Field(None, ge=0, le=256)
+    keep_mb: int | None = Field(None, ge=0)
 
 
 class TrainSettings(_Table):
@@ -62,6 +63,8 @@ class TrainSettings(_Table):
     decay_factor: float = Field(0.1, gt=0, lt=1)
     ema_decay: float = Field(0.0, ge=0, lt=1)
     precision: Precision = "auto"
+    capture: bool = True
+    compile: bool = False
     log_every: int = Field(50, ge=1)
     sample_every: int = Field(1000, ge=1)
     sample_count: int = Field(4, ge=1, le=64)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pluggy
 import tomli_w
 
+from img2img import hookspecs
 from img2img.assemble import assemble
 from img2img.engine.checkpoint import find_checkpoints, step_of
 from img2img.engine.directory import RunDirectory
 from img2img.engine.events import Events
 from img2img.engine.loop import train
+from img2img.engine.memory import keeping_freed_memory
 from img2img.engine.precision import resolve_device, resolve_precision
+from img2img.engine.processes import Processes
 from img2img.environment import environment
 from img2img.errors import RequestError
 from img2img.inference import Translator
@@ -36,6 +41,7 @@ MAY_CHANGE = frozenset(
         "requires",
         "data.root",
         "data.workers",
+        "data.keep_mb",
         "train.steps",
         "train.epochs",
         "train.log_every",
@@ -45,6 +51,8 @@ MAY_CHANGE = frozenset(
         "train.keep_checkpoints",
         "train.validate_every",
         "train.precision",
+        "train.capture",
+        "train.compile",
         "inference.statistics",
         "inference.dropout",
     ]
@@ -81,37 +89,73 @@ def train_recipe(
     device: str = "auto",
     precision: str | None = None,
     on_step: Callable[[int], None] = lambda step: None,
+    processes: Processes | None = None,
 ) -> FinishedRun:
-    """Train a recipe; see `img2img.train`. Nothing is written before all of it proved valid."""
+    """Train a recipe; see `img2img.train`. Nothing is written before all of it proved valid.
+
+    Called in all of `processes`; the main one alone looks at the run directory and writes.
+    """
+    processes = processes or Processes()
+    if processes.restarts:
+        resume, fresh = True, False
     recipe = load_recipe(find_recipe(recipe_name), plugins.registry, overrides)
-    chosen = resolve_device(device)
+    chosen = processes.device(device)
     directory = RunDirectory(out or Path("runs") / recipe.name)
-    directory.check(resume=resume, fresh=fresh)
-    before = None
-    if resume and directory.holds_run():
-        before = load_recipe(directory.recipe, plugins.registry)
-        _check_same(recipe, before, directory)
-    goes_on = resume and bool(find_checkpoints(directory))
-    run = assemble(
-        recipe, plugins, directory, device=chosen, precision=precision, initialize=not goes_on
-    )
-    finished = goes_on and step_of(find_checkpoints(directory)[-1]) >= run.plan.total_steps
+
+    def look() -> tuple[int | None, Recipe | None]:
+        """The step of the last checkpoint to go on from, and the recipe of the run that is there.
+
+        An earlier recipe may name what only it needs, so that it is read here alone.
+        """
+        directory.check(resume=resume, fresh=fresh)
+        before = None
+        if resume and directory.holds_run():
+            before = load_recipe(directory.recipe, plugins.registry)
+            _check_same(recipe, before, directory, processes)
+        found = find_checkpoints(directory) if resume else []
+        return step_of(found[-1]) if found else None, before
+
+    step, before = processes.decide(look)
+    with warnings.catch_warnings():
+        if not processes.main:
+            warnings.simplefilter("ignore")  # the main one says the same
+        run = assemble(
+            recipe,
+            plugins,
+            directory,
+            device=chosen,
+            precision=precision,
+            initialize=step is None,
+            processes=processes,
+        )
+    finished = step is not None and step >= run.plan.total_steps
     if finished and before is not None and before.inference != recipe.inference:
         raise RequestError(
             f"{directory.path} is finished, and was scored with another [inference]; train longer "
             f"with the new one (--set train.steps=N), or use --out for another directory"
         )
-    directory.prepare(resume=resume, fresh=fresh)
-    if not plugins.manager.has_plugin("tensorboard"):
-        plugins.manager.register(TensorBoardLogger(), name="tensorboard")
-    # What a finished run was trained and scored on stays as it is written.
-    if not finished:
-        directory.write_text(directory.recipe, recipe.to_toml())
-        resolved = resolve_precision(precision or recipe.train.precision, chosen)
-        about = environment(plugins, run, resolved)
-        directory.write_text(directory.environment, json.dumps(about, indent=2) + "\n")
-    train(run, Events(plugins.manager), on_step)
-    return FinishedRun(directory.path, last_validation(directory), plugins.registry)
+
+    def prepare() -> None:
+        directory.prepare(resume=resume, fresh=fresh)
+        # What a finished run was trained and scored on stays as it is written.
+        if not finished:
+            directory.write_text(directory.recipe, recipe.to_toml())
+            resolved = resolve_precision(precision or recipe.train.precision, chosen)
+            about = environment(plugins, run, resolved)
+            directory.write_text(directory.environment, json.dumps(about, indent=2) + "\n")
+
+    processes.wait()  # nothing is written before all are ready
+    processes.decide(prepare)
+    watching = plugins.manager
+    if not processes.main:
+        watching = pluggy.PluginManager(hookspecs.PROJECT)
+        watching.add_hookspecs(hookspecs)
+    elif not watching.has_plugin("tensorboard"):
+        watching.register(TensorBoardLogger(), name="tensorboard")
+    with keeping_freed_memory(chosen):
+        train(run, Events(watching), on_step)
+    scores = processes.decide(lambda: last_validation(directory))
+    return FinishedRun(directory.path, scores, plugins.registry)
 
 
 def last_validation(directory: RunDirectory) -> dict[str, float]:
@@ -134,8 +178,14 @@ def _inline(value: Any) -> str:
     return text[1:-1].strip(", \n")[1:-1].strip(", \n")
 
 
-def _check_same(new: Recipe, old: Recipe, directory: RunDirectory) -> None:
+def _check_same(new: Recipe, old: Recipe, directory: RunDirectory, processes: Processes) -> None:
     before, after = _flat(old.to_dict()), _flat(new.to_dict())
+    recorded = _recorded(directory)
+    batch = recorded.get("global_batch", old.train.batch_size)
+    if recorded.get("processes", 1) != processes.world_size or processes.several:
+        _check_batch(batch, new.train.batch_size, processes.world_size, directory)
+    if batch == new.train.batch_size * processes.world_size:
+        after["train.batch_size"] = before["train.batch_size"]
     changed = [
         f"  {key}: {before.get(key, 'not set')!r} -> {after.get(key, 'not set')!r}"
         for key in sorted(before.keys() | after.keys())
@@ -147,6 +197,31 @@ def _check_same(new: Recipe, old: Recipe, directory: RunDirectory) -> None:
             + "\n".join(changed)
             + "\nUse --fresh to start over, or --out for another directory"
         )
+
+
+def _check_batch(was: int, batch_size: int, count: int, directory: RunDirectory) -> None:
+    """Refuse another number of pairs a step than a run was started with."""
+    if batch_size * count == was:
+        return
+    if was % count == 0:
+        way = f"give --set train.batch_size={was // count}"
+    else:
+        fitting = [str(n) for n in range(1, was + 1) if was % n == 0]
+        way = f"start {' or '.join(fitting[-8:])} processes, with a train.batch_size that fits"
+    raise RequestError(
+        f"{directory.path} was started with {was} pairs a step over all processes, and {count} "
+        f"process{'' if count == 1 else 'es'} with train.batch_size {batch_size} would take "
+        f"{batch_size * count}: {way}"
+    )
+
+
+def _recorded(directory: RunDirectory) -> dict[str, Any]:
+    """What `environment.json` says, as far as it can be read."""
+    try:
+        found = json.loads(directory.environment.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 
 from img2img.data.augmentation import Augmentation, ColorChange
 from img2img.data.loading import PairDataset, StepSampler, batches, steps_per_epoch
+from img2img.data.order import Order
 from img2img.errors import DataError, ImageError
 from img2img.tasks import Paired
 
@@ -254,14 +255,16 @@ def level(tensor):
     return round((tensor[0, 0, 0].item() + 1) * 127.5)
 
 
-def order(sampler):
-    return [key for batch in sampler for key in batch]
+def sampled(count, size, seed, start, stop):
+    """The keys (epoch, index) of each step."""
+    parts = StepSampler(Order(count, seed), size, start, stop)
+    return [[(part.epoch, index) for index in part.indices] for part in parts]
 
 
 @pytest.mark.parametrize(("count", "size"), [(10, 1), (10, 3), (10, 10), (10, 16), (7, 7)])
 def test_each_epoch_visits_every_pair_once(count, size):
     per_epoch = steps_per_epoch(count, size)
-    found = list(StepSampler(count, size, 0, 0, 3 * per_epoch))
+    found = sampled(count, size, 0, 0, 3 * per_epoch)
     assert len(found) == 3 * per_epoch
     rest = [count % size] if count % size else []
     assert [len(batch) for batch in found] == ([size] * (count // size) + rest) * 3
@@ -274,8 +277,8 @@ def test_each_epoch_visits_every_pair_once(count, size):
 def test_order_depends_on_seed_and_epoch_alone():
     def indices(seed, epoch, size=1):
         per_epoch = steps_per_epoch(20, size)
-        sampler = StepSampler(20, size, seed, epoch * per_epoch, (epoch + 1) * per_epoch)
-        return [index for _, index in order(sampler)]
+        steps = sampled(20, size, seed, epoch * per_epoch, (epoch + 1) * per_epoch)
+        return [index for step in steps for _, index in step]
 
     assert indices(0, 0) == indices(0, 0) == indices(0, 0, size=6)
     orders = [tuple(indices(seed, epoch)) for seed in range(3) for epoch in range(3)]
@@ -285,10 +288,9 @@ def test_order_depends_on_seed_and_epoch_alone():
 
 @pytest.mark.parametrize("start", [0, 1, 3, 4, 5, 11])
 def test_a_later_start_gives_the_tail(start):
-    whole = list(StepSampler(10, 3, 5, 0, 12))
-    sampler = StepSampler(10, 3, 5, start, 12)
-    assert list(sampler) == whole[start:]
-    assert len(sampler) == 12 - start
+    whole = sampled(10, 3, 5, 0, 12)
+    assert sampled(10, 3, 5, start, 12) == whole[start:]
+    assert len(StepSampler(Order(10, 5), 3, start, 12)) == 12 - start
 
 
 def jitter(source, target, seed):
@@ -328,7 +330,7 @@ def test_augmentation_differs_between_epochs_indices_and_seeds():
 
 def test_a_batch_holds_the_pairs_it_should():
     for batch, keys in zip(
-        batches(dataset(), batch_size=4, start=0, stop=3), StepSampler(10, 4, 0, 0, 3), strict=True
+        batches(dataset(), batch_size=4, start=0, stop=3), sampled(10, 4, 0, 0, 3), strict=True
     ):
         assert [level(s) for s in batch.source] == [index for _, index in keys]
         assert [level(t) for t in batch.target] == [index // 2 + 100 for _, index in keys]

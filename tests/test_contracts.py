@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import json
+import tarfile
 
 import numpy as np
 import pytest
@@ -409,6 +410,8 @@ def any_root(tmp_path, request, monkeypatch):
                 number += 1
     if request.node.callspec.params["component"].name == "huggingface":
         write_parquet(tmp_path, monkeypatch)
+    if request.node.callspec.params["component"].name == "shards":
+        write_shards(tmp_path)
     return tmp_path
 
 
@@ -424,6 +427,16 @@ def write_parquet(root, monkeypatch):
         features = datasets.Features({folder: datasets.Image() for folder in columns})
         rows = datasets.Dataset.from_dict(columns, features=features)
         rows.to_parquet(root / f"{split}-00000-of-00001.parquet")
+
+
+def write_shards(root):
+    """The same pairs as members of one tar file a split."""
+    for split in ("train", "val"):
+        with tarfile.open(root / f"{split}-000000.tar", "w") as tar:
+            for path in sorted((root / split / "A").iterdir()):
+                for folder, side in (("A", "source"), ("B", "target")):
+                    file = root / split / folder / path.name
+                    tar.add(file, f"{path.stem}.{side}{path.suffix}")
 
 
 def some(source):

@@ -35,7 +35,7 @@ LAYERS = (
     ("engine",),
     ("environment",),
     ("assemble", "rebuild"),
-    ("importing", "exporting"),
+    ("bench", "importing", "exporting"),
     ("training",),
     ("cli",),
     ("__main__",),

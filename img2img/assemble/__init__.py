@@ -18,8 +18,10 @@ from img2img.assemble.networks import activation_of, build_networks
 from img2img.assemble.problems import Problems
 from img2img.bundle import BundleInfo
 from img2img.data.loading import steps_per_epoch
+from img2img.data.resources import available_cores, local_processes
 from img2img.engine.directory import RunDirectory
 from img2img.engine.precision import resolve_precision
+from img2img.engine.processes import Processes
 from img2img.engine.run import Plan, Run
 from img2img.engine.schedule import Schedule
 from img2img.environment import version
@@ -35,6 +37,7 @@ __all__ = [
     "judge_of",
     "refuse_broken",
     "warn_of_scales",
+    "worker_count",
 ]
 
 
@@ -46,6 +49,7 @@ def assemble(
     device: torch.device,
     precision: str | None = None,
     initialize: bool = True,
+    processes: Processes | None = None,
 ) -> Run:
     """Everything a run needs. Weights are drawn here, from the recipe's seed.
 
@@ -56,11 +60,13 @@ def assemble(
         device: where to train.
         precision: `auto`, `float32` or `bfloat16` instead of the recipe's.
         initialize: False where a checkpoint's weights follow, so that none need be fetched.
+        processes: those that train together; by default this one alone.
 
     Raises:
         RecipeError: settings that a component refuses, all of them at once.
         DataError: the data is missing, empty or does not pair up.
     """
+    processes = processes or Processes()
     refuse_broken(recipe, plugins)
     resolved = resolve_precision(precision or recipe.train.precision, device)
     torch.manual_seed(recipe.train.seed)
@@ -71,7 +77,7 @@ def assemble(
     if recipe.data.resize:
         scale = seen_scale(sizes, recipe.data.test_size or recipe.data.crop_size)
     train = recipe.train
-    per_epoch = steps_per_epoch(len(data.train), train.batch_size)
+    per_epoch = steps_per_epoch(len(data.train), train.batch_size * processes.world_size)
     plan = Plan(
         total_steps=train.steps or (train.epochs or 0) * per_epoch,
         batch_size=train.batch_size,
@@ -84,7 +90,9 @@ def assemble(
         keep_checkpoints=train.keep_checkpoints,
         schedule=_schedule(train),
         ema_decay=train.ema_decay,
-        workers=_worker_count(recipe.data.workers, device),
+        capture=train.capture,
+        compile=train.compile,
+        workers=worker_count(recipe.data.workers, device),
     )
     generator = plugins.registry.get("generator", recipe.generator.name)
     bundle = BundleInfo(
@@ -120,6 +128,7 @@ def assemble(
         device=device,
         bundle=bundle,
         recipe=recipe.to_dict(),
+        processes=processes,
     )
 
 
@@ -141,8 +150,12 @@ def _schedule(train: TrainSettings) -> Schedule:
     return Schedule(train.schedule, start, train.decay_every, train.decay_factor)
 
 
-def _worker_count(workers: int | None, device: torch.device) -> int:
+def worker_count(workers: int | None, device: torch.device) -> int:
+    """How many processes load data: as the recipe says, else as suits the device."""
     if workers is not None:
         return workers
     # On a CPU the step itself wants every core, and another process only takes them away.
-    return 0 if device.type == "cpu" else 4
+    if device.type == "cpu":
+        return 0
+    # One core of each process's part is for the process itself; more than eight feed no faster.
+    return max(1, min(8, available_cores() // local_processes() - 1))

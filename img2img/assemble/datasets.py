@@ -11,6 +11,7 @@ from pathlib import Path
 
 from img2img.assemble.problems import Problems
 from img2img.data.images import Split
+from img2img.data.kept_pairs import KeptPairs, keep_pairs
 from img2img.data.loading import PairDataset
 from img2img.data.source import PairSource
 from img2img.download.catalog import CATALOG
@@ -65,14 +66,27 @@ def build_datasets(recipe: Recipe, registry: Registry, task: Task) -> Datasets:
     )
     still = prepare(data.test_size if data.resize else None, data.test_size, center=True)
 
-    def dataset(pairs: PairSource, transform: Augmentation) -> PairDataset:
-        return PairDataset(pairs, task, transform, swap=swap, seed=recipe.train.seed)
+    def dataset(
+        pairs: PairSource, transform: Augmentation, kept: KeptPairs | None = None
+    ) -> PairDataset:
+        return PairDataset(pairs, task, transform, swap=swap, seed=recipe.train.seed, kept=kept)
 
+    # Those held out are looked at too seldom to be worth memory.
+    kept = keep_pairs(len(train), data.keep_mb, pair_size=_prepared_size(data, task))
     return Datasets(
-        train=dataset(train, augment),
+        train=dataset(train, augment, kept),
         still=dataset(train, still),
         validation=dataset(held_out, still),
     )
+
+
+def _prepared_size(data: DataSettings, task: Task) -> int | None:
+    """Most bytes of a pair at `load_size`; None where pairs stay as large as they are."""
+    if data.load_size is None:
+        return None
+    # Of as many channels as the task has them reduced to later, and four bytes for each at most.
+    channels = sum(max(3, count) for count in image_channels_of(task))
+    return 4 * channels * data.load_size**2
 
 
 def warn_of_scales(data: DataSettings) -> None:

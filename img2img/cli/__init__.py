@@ -10,9 +10,9 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from img2img.cli import check, data, export, import_, infer, listing, new, run, show
+from img2img.cli import bench, check, data, export, import_, infer, listing, new, run, show
 from img2img.cli.options import DebugOption, wants_debug
-from img2img.errors import Img2ImgError, Interrupted, RecipeError
+from img2img.errors import Img2ImgError, Interrupted, RecipeError, SaidElsewhere
 from img2img.names import printable
 
 PACKAGE = Path(__file__).parents[1]
@@ -28,6 +28,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("infer")(infer.infer)
 app.command("check")(check.check)
+app.command("bench")(bench.bench)
 app.command("list")(listing.list_components)
 app.command("show")(show.show)
 app.command("new")(new.new)
@@ -57,7 +58,7 @@ def main() -> NoReturn:
     except Img2ImgError as error:
         if wants_debug():
             traceback.print_exc()
-        else:
+        elif not isinstance(error, SaidElsewhere):
             print(_fit(_lines(error)), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,11 @@ from img2img.cli.options import (
     SetOption,
     load_plugins_for,
 )
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from img2img.training import FinishedRun
 
 
 def run(
@@ -37,37 +42,57 @@ def run(
     debug: DebugOption = False,
 ) -> None:
     """Train what a recipe says and leave a finished run directory."""
-    import shlex
+    import contextlib
+    import io
 
     from rich.console import Console
-    from rich.table import Table
 
     from img2img.cli.values import one_of
+    from img2img.engine.joining import joined
     from img2img.report.progress import ProgressDisplay
 
     if precision is not None:
         one_of("--precision", precision, ("auto", "float32", "bfloat16"))
-    console = Console(stderr=True, quiet=quiet, markup=False)
-    display = ProgressDisplay(console)
-    plugins = load_plugins_for(plugin)
-    plugins.manager.register(display, name="progress display")
-    display.start()
-    try:
-        from img2img.training import train_recipe
+    with joined(device) as processes:
+        quiet = quiet or not processes.main
+        console = Console(stderr=True, quiet=quiet, markup=False)
+        display = ProgressDisplay(console)
+        with contextlib.ExitStack() as silence:
+            if not processes.main:
+                silence.enter_context(contextlib.redirect_stderr(io.StringIO()))
+            plugins = load_plugins_for(plugin)
+        if processes.main:
+            plugins.manager.register(display, name="progress display")
+        display.start()
+        try:
+            from img2img.training import train_recipe
 
-        finished = train_recipe(
-            recipe,
-            plugins,
-            overrides=set_ or (),
-            out=out,
-            resume=resume,
-            fresh=fresh,
-            device=device,
-            precision=precision,
-            on_step=display.advance,
-        )
-    finally:
-        display.stop()
+            finished = train_recipe(
+                recipe,
+                plugins,
+                overrides=set_ or (),
+                out=out,
+                resume=resume,
+                fresh=fresh,
+                device=device,
+                precision=precision,
+                on_step=display.advance,
+                processes=processes,
+            )
+        finally:
+            display.stop()
+    if processes.main:
+        _report(console, finished, plugin, quiet=quiet)
+
+
+def _report(
+    console: Console, finished: FinishedRun, plugin: list[Path] | None, *, quiet: bool
+) -> None:
+    """Say how good the model is, and what to do with it."""
+    import shlex
+
+    from rich.table import Table
+
     scores = finished.validation
     if scores and not quiet:
         table = Table(title="On held-out pairs", title_justify="left", box=None, pad_edge=False)

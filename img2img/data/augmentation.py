@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
+from typing import Any, cast
 
-# Before the import, which would otherwise ask the network for a newer version.
-os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
-
-import albumentations as A
 import cv2
 import numpy as np
 
 from img2img.picture import Pixels
 from img2img.tasks.base import Interpolation
+
+# Before the import, which would otherwise ask the network for a newer version.
+os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+# It would import the hub's client, to share pipelines there, which takes longer than all the rest.
+_hides_hub = "huggingface_hub" not in sys.modules
+if _hides_hub:
+    sys.modules["huggingface_hub"] = cast(ModuleType, None)
+try:
+    import albumentations as A
+finally:
+    if _hides_hub:
+        del sys.modules["huggingface_hub"]
 
 
 @dataclass(frozen=True)
@@ -71,20 +81,18 @@ class Augmentation:
         self._source_leads = source_interpolation == "smooth"
         alike = source_interpolation == target_interpolation
         nearest = alike and source_interpolation == "nearest"
-        steps: list[Any] = []
         if load_size is None:
-            steps.append(A.PadIfNeeded(crop_size, crop_size, border_mode=cv2.BORDER_REFLECT_101))
+            fit = A.PadIfNeeded(crop_size, crop_size, border_mode=cv2.BORDER_REFLECT_101)
         else:
-            steps.append(
-                A.Resize(
-                    load_size,
-                    load_size,
-                    interpolation=cv2.INTER_NEAREST_EXACT if nearest else cv2.INTER_CUBIC,
-                    mask_interpolation=cv2.INTER_NEAREST_EXACT,
-                    # Cubic would skip pixels when shrinking; the mean over an area does not.
-                    area_for_downscale=None if nearest else "image",
-                )
+            fit = A.Resize(
+                load_size,
+                load_size,
+                interpolation=cv2.INTER_NEAREST_EXACT if nearest else cv2.INTER_CUBIC,
+                mask_interpolation=cv2.INTER_NEAREST_EXACT,
+                # Cubic would skip pixels when shrinking; the mean over an area does not.
+                area_for_downscale=None if nearest else "image",
             )
+        steps: list[Any] = []
         if load_size is None or crop_size < load_size:
             crop = A.CenterCrop if center else A.RandomCrop
             steps.append(crop(crop_size, crop_size))
@@ -92,9 +100,10 @@ class Augmentation:
             steps.append(A.HorizontalFlip(p=0.5))
         if rotate:
             steps.append(A.RandomRotate90(p=1.0))
-        self._geometry = A.Compose(
-            steps, additional_targets={"other": "image" if alike else "mask"}, seed=0
-        )
+        other = {"other": "image" if alike else "mask"}
+        # Each step draws from a generator of its own, so that two pipelines give what one would.
+        self._fit = A.Compose([fit], additional_targets=other, seed=0)
+        self._geometry = A.Compose(steps, additional_targets=other, seed=0) if steps else None
         self._derive = derive
         self._color = None
         if color:
@@ -112,14 +121,22 @@ class Augmentation:
             )
 
     def __call__(self, source: Pixels, target: Pixels, seed: int) -> tuple[Pixels, Pixels]:
-        self._geometry.set_random_seed(seed)
-        if self._source_leads:
-            both = self._geometry(image=source, other=target)
-            source, target = both["image"], both["other"]
-        else:
-            both = self._geometry(image=target, other=source)
-            source, target = both["other"], both["image"]
-        source, target = _in_range(source), _in_range(target)
+        return self.vary(*self.prepare(source, target), seed)
+
+    def prepare(self, source: Pixels, target: Pixels) -> tuple[Pixels, Pixels]:
+        """What is the same in each epoch: both at `load_size`, or extended to a crop's size.
+
+        Where the source is derived, both are the target.
+        """
+        source, target = (_in_range(image) for image in self._apply(self._fit, source, target))
+        return (source if self._derive is None else target), target
+
+    def vary(self, source: Pixels, target: Pixels, seed: int) -> tuple[Pixels, Pixels]:
+        """The rest, drawn from the seed, for a prepared pair, which it does not write to."""
+        if self._geometry is not None:
+            self._geometry.set_random_seed(seed)
+            source, target = self._apply(self._geometry, source, target)
+        source, target = _writeable(source), _writeable(target)
         if self._derive is not None:
             source = self._derive(target, seed)
             # OpenCV, which many do it with, drops a last axis of one.
@@ -129,10 +146,22 @@ class Augmentation:
             source = _in_range(self._color(image=source)["image"])
         return source, target
 
+    def _apply(self, pipeline: Any, source: Pixels, target: Pixels) -> tuple[Pixels, Pixels]:
+        if self._source_leads:
+            both = pipeline(image=source, other=target)
+            return both["image"], both["other"]
+        both = pipeline(image=target, other=source)
+        return both["other"], both["image"]
+
 
 def _in_range(image: Pixels) -> Pixels:
     """Floats clipped to [0, 1], which cubic resizing leaves at edges; integers cannot."""
     return np.clip(image, 0, 1) if image.dtype.kind == "f" else image
+
+
+def _writeable(image: Pixels) -> Pixels:
+    """The image, or a copy where it may not be written to: a part of a pair that is kept."""
+    return image if image.flags.writeable else image.copy()
 
 
 def _around_one(amount: float) -> tuple[float, float]:

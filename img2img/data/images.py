@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -11,11 +10,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from img2img.data.listing import list_files
+from img2img.data.sequences import Part, Split
 from img2img.errors import DataError
 from img2img.picture import Pixels
 
+__all__ = ["SUFFIXES", "Image", "Split", "find_images", "hold_out", "resize_image", "split_images"]
+
 Image = NDArray[np.uint8]
-Split = Literal["train", "val"]
 Item = TypeVar("Item")
 
 SUFFIXES = frozenset(
@@ -43,19 +45,15 @@ def resize_image(
     return np.clip(resized, 0, 1) if image.dtype.kind == "f" else resized
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Image files below a folder by suffix, sorted; hidden files and folders are passed over."""
-    found = []
-    for parent, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = Path(parent, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                found.append(path)
-    return sorted(found)
+def find_images(folder: Path) -> Sequence[Path]:
+    """Image files below a folder by suffix, sorted; hidden files and folders are passed over.
+
+    Where there are many, they are found once; see `list_files`.
+    """
+    return list_files([folder], SUFFIXES, list, "images")[0]
 
 
-def split_images(root: Path, split: Split) -> list[Path]:
+def split_images(root: Path, split: Split) -> Sequence[Path]:
     """The images of one split: below `train/`, and below `val/`, else `test/`.
 
     Where there is neither `val/` nor `test/`, every tenth image is held out for validation; where
@@ -81,9 +79,6 @@ def split_images(root: Path, split: Split) -> list[Path]:
     return images if held_out is not None else hold_out(images, split)
 
 
-def hold_out(items: Sequence[Item], split: Split) -> list[Item]:
+def hold_out(items: Sequence[Item], split: Split) -> Sequence[Item]:
     """Every tenth item for validation, at least one where there are two; the others to train on."""
-    if len(items) < 2:
-        return list(items)
-    kept = set(items[9::10] or items[-1:])
-    return [item for item in items if (item in kept) == (split == "val")]
+    return Part(items, split) if len(items) > 1 else items

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
+from img2img.data.batch import Batch, join
+from img2img.data.kept_pairs import KeptPairs
+from img2img.data.order import Indices, Order
 from img2img.data.source import PairSource
+from img2img.data.workers import MESSAGE_BYTES, MESSAGE_PAIRS, load_in_processes
 from img2img.errors import DataError, ImageError
 from img2img.picture import Pixels, UnusableError, fit_channels, to_depth
 from img2img.tasks.base import Task, image_channels_of
 
-Transform = Callable[[Pixels, Pixels, int], tuple[Pixels, Pixels]]
+__all__ = ["Batch", "PairDataset", "Part", "StepSampler", "batches", "steps_per_epoch"]
+
 Key = tuple[int, int]
+Pair = tuple[Pixels, Pixels]
+# Positions whose indices are computed at once: one takes as long as thousands.
+AT_ONCE = 4096
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What one process sees in one step.
+class Transform(Protocol):
+    """Augmentation, or the resizing of validation."""
 
-    Attributes:
-        source, target: (B, C, H, W) in [-1, 1].
-        skipped: pairs that could not be read, with reasons.
-        pairs: how many the step has in all processes together.
-        share: this process's part of them times the number of processes: what its gradients
-            weigh. Not 1 only where the last batch of an epoch cannot be split evenly.
-    """
+    def __call__(self, source: Pixels, target: Pixels, seed: int, /) -> Pair: ...
 
-    source: Tensor
-    target: Tensor
-    skipped: tuple[tuple[str, str], ...] = ()
-    pairs: int = 1
-    share: float = 1.0
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A transform of two parts, of which the first is the same in each epoch."""
+
+    def prepare(self, source: Pixels, target: Pixels, /) -> Pair: ...
+
+    def vary(self, source: Pixels, target: Pixels, seed: int, /) -> Pair: ...
 
 
 class PairDataset(Dataset[Batch]):
@@ -48,20 +53,35 @@ class PairDataset(Dataset[Batch]):
         transform: augmentation, or the resizing of validation; gets (source, target, seed).
         swap: the second image is the source (`data.direction = "BtoA"`).
         seed: the run's.
+        kept: where pairs stay once they were read, if the transform has a first part that is the
+            same in each epoch (`Preparing`).
     """
 
     def __init__(
-        self, pairs: PairSource, task: Task, transform: Transform, *, swap: bool, seed: int
+        self,
+        pairs: PairSource,
+        task: Task,
+        transform: Transform,
+        *,
+        swap: bool,
+        seed: int,
+        kept: KeptPairs | None = None,
     ) -> None:
         self.pairs = pairs
         self.task = task
         self.transform = transform
         self.swap = swap
         self.seed = seed
+        self.kept = kept
+        self._preparing = transform if isinstance(transform, Preparing) else None
         self.channels = image_channels_of(task)
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A process that is started afresh cannot share what is kept.
+        return {**self.__dict__, "kept": None}
 
     def __getitem__(self, key: Key) -> Batch:
         """The pair at (epoch, index) as a batch of one; an unreadable one is replaced by the next.
@@ -88,10 +108,15 @@ class PairDataset(Dataset[Batch]):
         Raises:
             ImageError: it cannot be read.
         """
-        first, second = self.pairs.pair(index)
-        source, target = (second, first) if self.swap else (first, second)
         seed = _seed_of(self.seed, epoch, index)
-        source, target = self.transform(_augmentable(source), _augmentable(target), seed)
+        if self.kept is not None and self._preparing is not None:
+            prepared = self.kept.get(index)
+            if prepared is None:
+                prepared = self._preparing.prepare(*self._read(index))
+                self.kept.put(index, *prepared)
+            source, target = self._preparing.vary(*prepared, seed)
+        else:
+            source, target = self.transform(*self._read(index), seed)
         try:
             # Not before: a source that makes the one from the other may need its colours.
             source = fit_channels(source, self.channels[0])
@@ -100,26 +125,84 @@ class PairDataset(Dataset[Batch]):
             raise ImageError(Path(self.pairs.name(index)), str(error)) from None
         return self.task.encode_source(source), self.task.encode_target(target)
 
+    def batch(self, part: Part) -> Batch:
+        """This process's part of a step.
 
-class StepSampler(Sampler[list[Key]]):
-    """Keys of the batches of steps `start` to `stop`: each epoch is a new order of all pairs."""
+        Raises:
+            DataError: no pair at all can be read.
+        """
+        return join([self[part.epoch, index] for index in part.indices], part.pairs, part.share)
 
-    def __init__(self, count: int, batch_size: int, seed: int, start: int, stop: int) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+    def _read(self, index: int) -> Pair:
+        first, second = self.pairs.pair(index)
+        first, second = _augmentable(first), _augmentable(second)
+        return (second, first) if self.swap else (first, second)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a process does in a step: the indices of its pairs, and `Batch.pairs` and `share`."""
+
+    epoch: int
+    indices: tuple[int, ...]
+    pairs: int
+    share: float
+
+
+class StepSampler(Sampler[Part]):
+    """One process's parts of steps `start` to `stop`; each epoch is a new order of all pairs.
+
+    A step takes the next `batch_size * world_size` pairs, and process `rank` the rank-th slice of
+    them, so that N processes see what one sees with a batch N times as large. The last pairs of an
+    epoch are split as evenly as can be. A process that gets none of them repeats the last, with a
+    share of 0, because all must take part in every step.
+
+    Args:
+        order: of the pairs.
+        batch_size: of one process.
+        start, stop: steps from 0.
+        rank, world_size: this process among those that train together.
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        batch_size: int,
+        start: int,
+        stop: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.order, self.batch_size = order, batch_size
         self.start, self.stop = start, stop
+        self.rank, self.world_size = rank, world_size
 
-    def __iter__(self) -> Iterator[list[Key]]:
-        per_epoch = steps_per_epoch(self.count, self.batch_size)
-        epoch, order = -1, np.empty(0, np.int64)
-        for step in range(self.start, self.stop):
-            if step // per_epoch != epoch:
-                epoch = step // per_epoch
-                order = np.random.default_rng([self.seed, epoch]).permutation(self.count)
-            first = step % per_epoch * self.batch_size
-            yield [(epoch, int(index)) for index in order[first : first + self.batch_size]]
+    def __iter__(self) -> Iterator[Part]:
+        count, whole = self.order.count, self.batch_size * self.world_size
+        per_epoch = steps_per_epoch(count, whole)
+        # A block is what all processes see in some whole steps; each keeps its part of it.
+        steps_at_once = max(1, AT_ONCE // whole)
+        step = self.start
+        while step < self.stop:
+            epoch, at = divmod(step, per_epoch)
+            end = min(at + steps_at_once, per_epoch, at + self.stop - step)
+            block = self.order.indices(epoch, at * whole, min(end * whole, count))
+            for first in range(0, len(block), whole):
+                yield self._part(epoch, block[first : first + whole])
+            step += end - at
 
     def __len__(self) -> int:
         return self.stop - self.start
+
+    def _part(self, epoch: int, pairs: Indices) -> Part:
+        count = len(pairs)
+        each, more = divmod(count, self.world_size)
+        begin = self.rank * each + min(self.rank, more)
+        own = pairs[begin : begin + each + (self.rank < more)]
+        share = len(own) * self.world_size / count
+        shown = own if len(own) else pairs[-1:]
+        return Part(epoch, tuple(int(index) for index in shown), count, share)
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
@@ -138,37 +221,52 @@ def batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """The batches of steps `start` to `stop`, the same ones for any number of workers."""
-    sampler = StepSampler(len(dataset), batch_size, dataset.seed, start, stop)
-    return iter(
-        DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            num_workers=workers,
-            collate_fn=_join,
-            pin_memory=pin_memory,
-            worker_init_fn=_start_worker,
-            # Its own, or the loader would draw from the random state that dropout uses.
-            generator=torch.Generator().manual_seed(0),
-        )
+    """This process's batches of steps `start` to `stop`, the same ones for any number of workers.
+
+    Nothing is drawn from the global random states. Closing the iterator ends the workers.
+
+    Args:
+        dataset: where pairs come from.
+        batch_size: of this process.
+        start, stop: steps from 0.
+        workers: processes that load, which start now; 0 loads when a batch is asked for.
+        pin_memory: give tensors in pinned memory, where there is a CUDA device.
+        rank, world_size: this process among those that train together; see `StepSampler`.
+
+    Raises:
+        DataError: no pair can be read.
+        Img2ImgError: a worker was ended from outside.
+    """
+    order = Order(len(dataset), dataset.seed, getattr(dataset.pairs, "shards", None))
+    parts = StepSampler(order, batch_size, start, stop, rank=rank, world_size=world_size)
+    pin = pin_memory and torch.cuda.is_available()
+    workers = min(workers, stop - start)
+    if workers <= 0:
+        return _load_here(dataset, parts, pin)
+    # All pairs are of one size, or they could not be batched.
+    pair = dataset[0, 0]
+    step_bytes = batch_size * (pair.source.nbytes + pair.target.nbytes) + 2 * 64
+    return load_in_processes(
+        dataset.batch,
+        parts,
+        workers=workers,
+        steps_at_once=max(1, min(-(-MESSAGE_PAIRS // batch_size), MESSAGE_BYTES // step_bytes)),
+        step_bytes=step_bytes,
+        pin_memory=pin,
     )
+
+
+def _load_here(dataset: PairDataset, parts: StepSampler, pin_memory: bool) -> Iterator[Batch]:
+    for part in parts:
+        batch = dataset.batch(part)
+        if pin_memory:
+            pinned = batch.source.pin_memory(), batch.target.pin_memory()
+            batch = replace(batch, source=pinned[0], target=pinned[1])
+        yield batch
 
 
 def _augmentable(image: Pixels) -> Pixels:
     return image if image.dtype == np.uint8 else to_depth(image, np.float32)
-
-
-def _join(parts: list[Batch]) -> Batch:
-    return Batch(
-        torch.cat([part.source for part in parts]),
-        torch.cat([part.target for part in parts]),
-        tuple(skip for part in parts for skip in part.skipped),
-        pairs=len(parts),
-    )
-
-
-def _start_worker(worker: int) -> None:
-    torch.set_num_threads(1)
 
 
 def _seed_of(seed: int, epoch: int, index: int) -> int:

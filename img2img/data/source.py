@@ -18,6 +18,11 @@ class PairSource(Protocol):
     One that makes its first images from the second may do that to what the network will see, after
     resizing and cropping: with a method `degrade(second, seed)` that gives the first. `pair` then
     gives the second image twice.
+
+    One whose pairs lie together in files that are best read from front to back tells how many lie
+    in each with `shards`, a sequence of ints in the order of the indices, whose sum is the length.
+    Training then goes through a few of these files at a time, in an order that is new in each
+    epoch, and through their pairs at random.
     """
 
     def __len__(self) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -91,16 +92,19 @@ def survey(root: Path) -> Survey:
     return Survey(source, folders, direction, task, count, size, reasons, palette)
 
 
-def _images(root: Path) -> list[Path]:
+def _images(root: Path) -> Sequence[Path]:
     """The images to train on; where there are none, it says what the folder may be instead."""
     try:
         return split_images(root, "train")
     except DataError as error:
-        if "no images" not in str(error) or not any(root.rglob("*.parquet")):
+        others = (("*.parquet", "parquet files", "huggingface"), ("*.tar", "tar files", "shards"))
+        found = (each for each in others if any(root.rglob(each[0])))
+        _, what, source = next(found, ("", "", ""))
+        if "no images" not in str(error) or not source:
             raise
         raise DataError(
-            f"no images below {str(root)!r}, but parquet files: write a recipe with "
-            f'data.source = "huggingface" and data.root = "{root.as_posix()}"'
+            f"no images below {str(root)!r}, but {what}: write a recipe with "
+            f'data.source = "{source}" and data.root = "{root.as_posix()}"'
         ) from error
 
 
@@ -108,7 +112,9 @@ def _two_folders(root: Path) -> tuple[str, str] | None:
     candidates = [("A", "B")]
     for parent in (root / "train", root):
         if parent.is_dir():
-            names = sorted(p.name for p in parent.iterdir() if p.is_dir())
+            # Not by Path.iterdir: this asks about none of a million files.
+            with os.scandir(parent) as entries:
+                names = sorted(entry.name for entry in entries if entry.is_dir())
             names = [n for n in names if n not in ("train", "val", "test") and n[0] != "."]
             if len(names) == 2:
                 candidates.append((names[0], names[1]))
@@ -121,7 +127,7 @@ def _two_folders(root: Path) -> tuple[str, str] | None:
     return None
 
 
-def _mostly_double(files: list[Path]) -> bool:
+def _mostly_double(files: Sequence[Path]) -> bool:
     double = total = 0
     for path in files[:: max(1, len(files) // LOOKED_AT)]:
         try:

@@ -44,9 +44,6 @@ class Synthetic:
         self.count = count if split == "train" else max(16, count // 10)
         self.size = size
         self.seed = drawing_seed
-        # Drawing takes longer than a small network's step; kept only while they are small.
-        self._drawn: dict[int, tuple[Image, Image]] = {}
-        self._keep = self.count * size * size * 6 < 2**28
 
     def __len__(self) -> int:
         return self.count
@@ -55,13 +52,8 @@ class Synthetic:
         return f"{self.split} landscape {index}"
 
     def pair(self, index: int) -> tuple[Image, Image]:
-        if index in self._drawn:
-            return self._drawn[index]
         rng = np.random.default_rng([self.seed, self.split == "val", index])
-        drawn = draw_landscape(rng, self.size)
-        if self._keep:
-            self._drawn[index] = drawn
-        return drawn
+        return draw_landscape(rng, self.size)
 
 
 def draw_landscape(rng: np.random.Generator, size: int) -> tuple[Image, Image]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from img2img.data.images import Split, find_images, hold_out
+from img2img.data.images import SUFFIXES, Split, hold_out
+from img2img.data.listing import FileList, list_files
 from img2img.data.reading import read_picture
+from img2img.data.sequences import Zipped
 from img2img.errors import DataError, ImageError
 from img2img.picture import Pixels
 
@@ -51,11 +54,11 @@ class TwoFolders:
                 f"data.root: {str(held_out[0])!r} is there, but no {str(train[0] / 'train')!r}; "
                 f"put the images to train on there"
             )
-        pairs = _match(*(held_out if split == "val" and held_out is not None else train))
-        if held_out is None:
-            kept = set(hold_out([a for a, _ in pairs], split))
-            pairs = [pair for pair in pairs if pair[0] in kept]
-        self.files = pairs
+        first_images, second_images = _match(
+            *(held_out if split == "val" and held_out is not None else train)
+        )
+        pairs: Sequence[tuple[Path, Path]] = Zipped(first_images, second_images)
+        self.files = pairs if held_out is not None else hold_out(pairs, split)
         self.channels = channels
 
     def __len__(self) -> int:
@@ -91,24 +94,39 @@ def _folders(
     return None
 
 
-def _match(first: Path, second: Path) -> list[tuple[Path, Path]]:
-    sides = []
-    for folder in (first, second):
-        found: dict[str, Path] = {}
-        for path in find_images(folder):
-            key = str(path.relative_to(folder).with_suffix(""))
-            if key in found:
-                raise DataError(f"data.root: {found[key]} and {path} differ in their suffix only")
-            found[key] = path
-        if not found:
-            raise DataError(f"data.root: no images below {str(folder)!r}")
-        sides.append(found)
-    alone = [sides[0][key] for key in sorted(sides[0].keys() - sides[1].keys())]
-    alone += [sides[1][key] for key in sorted(sides[1].keys() - sides[0].keys())]
+def _match(first: Path, second: Path) -> list[FileList]:
+    """The images of the first folder that have partners, and their partners, in one order."""
+
+    def arrange(found: Sequence[list[str]]) -> list[list[str]]:
+        sides = []
+        for folder, names in zip((first, second), found, strict=True):
+            by_key: dict[str, str] = {}
+            for name in names:
+                key = name.rpartition(".")[0]
+                if key in by_key:
+                    raise DataError(
+                        f"data.root: {folder / by_key[key]} and {folder / name} differ in their "
+                        f"suffix only"
+                    )
+                by_key[key] = name
+            if not by_key:
+                raise DataError(f"data.root: no images below {str(folder)!r}")
+            sides.append(by_key)
+        _check_partners(first, second, *sides)
+        keys = sorted(sides[0])
+        return [[side[key] for key in keys] for side in sides]
+
+    return list_files([first, second], SUFFIXES, arrange, "partners")
+
+
+def _check_partners(
+    first: Path, second: Path, ours: dict[str, str], theirs: dict[str, str]
+) -> None:
+    alone = [first / ours[key] for key in sorted(ours.keys() - theirs.keys())]
+    alone += [second / theirs[key] for key in sorted(theirs.keys() - ours.keys())]
     if alone:
         more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
         raise DataError(
             f"data.root: no partner of the same name for {', '.join(map(str, alone[:3]))}{more}; "
             f"each image in {first} needs one in {second}: add it, or move these away"
         )
-    return [(sides[0][key], sides[1][key]) for key in sorted(sides[0])]

@@ -1,19 +1,55 @@
-"""Ctrl-C and SIGTERM ask a run to stop after the step it is in."""
+"""Ctrl-C and SIGTERM ask a run to stop after the step it is in, in all of its processes."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections import deque
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch
+import torch.distributed as dist
+
+from img2img.engine.processes import Processes
+
 
 class StopRequest:
-    """A context in which SIGINT and SIGTERM only set `requested`; a second one acts at once."""
+    """A context in which SIGINT and SIGTERM only set `requested`; a second one acts at once.
 
-    def __init__(self) -> None:
+    Of several processes all stop after the same step, whichever was asked; a second signal changes
+    nothing there, because torchrun passes on what a cluster may have sent to everyone already.
+
+    Args:
+        processes: those that must agree.
+        lag: after how many more steps they stop. What is asked of the others travels meanwhile, so
+            that a GPU is never waited for: enough steps for the host to be ahead of it.
+    """
+
+    def __init__(self, processes: Processes | None = None, lag: int = 0) -> None:
         self.requested = False
+        self._link = processes.link if processes else None
+        self._lag = lag
+        self._asked: deque[tuple[torch.Tensor, Any]] = deque()
         self._before: dict[int, Any] = {}
+
+    def agreed(self) -> bool:
+        """Whether the run stops after the step that was just done; called once a step by all.
+
+        Raises:
+            RuntimeError: one of the processes is gone.
+        """
+        if self._link is None:
+            return self.requested
+        flag = torch.tensor([float(self.requested)])
+        work = dist.all_reduce(flag, group=self._link.host, async_op=True)
+        self._asked.append((flag, work))
+        return len(self._asked) > self._lag and self._oldest()
+
+    def _oldest(self) -> bool:
+        flag, work = self._asked.popleft()
+        work.wait()
+        return bool(flag)
 
     def __enter__(self) -> StopRequest:
         # Python allows handlers in the main thread alone; a run elsewhere goes without.
@@ -29,10 +65,14 @@ class StopRequest:
         at: TracebackType | None,
     ) -> None:
         self._restore()
+        # Nothing of it may be on its way when the processes part.
+        while self._asked and error is None:
+            self._oldest()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self._restore()
+        if self._link is None:
+            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -15,7 +15,9 @@ from img2img.engine.average import WeightAverage
 from img2img.engine.checkpoint import find_checkpoints, load_checkpoint, save_checkpoint
 from img2img.engine.events import Events
 from img2img.engine.feeding import on_device
+from img2img.engine.gradients import MeanGradients, average_statistics, make_alike
 from img2img.engine.interrupt import StopRequest
+from img2img.engine.own_state import seed_torch
 from img2img.engine.run import Run
 from img2img.engine.state import TrainState
 from img2img.engine.stepping import Stepper
@@ -28,22 +30,36 @@ from img2img.report.sheet import write_sheet
 
 OnStep = Callable[[int], None]
 
+# Steps between a request to stop and the stop, of several processes on GPUs: time for it to reach
+# the others. Fewer than the host may be ahead of the device, or it would wait there for a process
+# that is gone before it hears of that.
+LAG = 2
+
 
 def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None:
     """Train from where the run directory stands to the end, and leave it finished.
+
+    Called in all processes of a run. What they do together (gradients, means, checkpoints, when to
+    stop) each calls at the same step; the main one alone writes and tells.
 
     Raises:
         Interrupted: by SIGINT or SIGTERM; the state was saved.
         Img2ImgError: a loss is not finite, too many pairs are unreadable, or the disk is full.
     """
-    directory, plan, method = run.directory, run.plan, run.method
+    directory, plan, method, processes = run.directory, run.plan, run.method, run.processes
+    make_alike(method, processes)
     average = WeightAverage(method.generator, plan.ema_decay) if plan.ema_decay else None
     state = TrainState(method, average=average)
-    found = find_checkpoints(directory)
+    if not processes.main:
+        seed_torch(plan.seed, processes.rank)  # other noise than the main one's
+    found = processes.decide(lambda: find_checkpoints(directory)[-1:])
     if found:
-        load_checkpoint(found[-1], state)
-    directory.drop_metrics_after(state.step)
-    directory.drop_samples_after(state.step)
+        load_checkpoint(found[-1], state, processes, plan.seed)
+    processes.note_saved(state.step if found else None)
+    processes.wait()
+    if processes.main:
+        directory.drop_metrics_after(state.step)
+        directory.drop_samples_after(state.step)
     events.tell(
         "on_run_start",
         run_dir=directory.path,
@@ -51,7 +67,8 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
         start_step=state.step,
         total_steps=plan.total_steps,
     )
-    per_epoch = steps_per_epoch(len(run.train_pairs), plan.batch_size * run.processes.world_size)
+    global_batch = plan.batch_size * processes.world_size
+    per_epoch = steps_per_epoch(len(run.train_pairs), global_batch)
     loader = batches(
         run.train_pairs,
         batch_size=plan.batch_size,
@@ -59,10 +76,11 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
         stop=plan.total_steps,
         workers=plan.workers,
         pin_memory=run.device.type == "cuda",
-        rank=run.processes.rank,
-        world_size=run.processes.world_size,
+        rank=processes.rank,
+        world_size=processes.world_size,
     )
-    step = Stepper(method)
+    gradients = MeanGradients(method, processes, plan.batch_size)
+    step = Stepper(method, run.device, capture=plan.capture, compile=plan.compile)
     unreadable = _Unreadable(len(run.train_pairs))
     for network in method.networks.values():
         network.train()
@@ -71,17 +89,24 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
         _write_samples(run, state, events)
     began = time.perf_counter() - state.elapsed_s
     window_began = time.perf_counter() - state.window_s
-    with StopRequest() as stop:
+    with StopRequest(processes, LAG if run.device.type == "cuda" else 0) as stop:
         for batch in on_device(loader, run.device):
             unreadable.note(batch)
             state.scale_rates(plan.schedule.factor(state.step, plan.total_steps))
-            state.window.add(step(batch.source, batch.target, state.step + 1))
+            gradients.weigh(batch)
+            state.window.add(step(batch.source, batch.target, state.step + 1), batch.share)
             state.count_step(batch.pairs)
             on_step(state.step)
 
-            last = state.step == plan.total_steps or stop.requested
-            if state.step % plan.log_every == 0 or state.step == plan.total_steps:
-                losses = state.window.means()  # waits for the device
+            ends = state.step == plan.total_steps
+            last = stop.agreed() or ends
+            log, sample = (ends or state.step % n == 0 for n in (plan.log_every, plan.sample_every))
+            score = ends or (plan.validate_every and state.step % plan.validate_every == 0)
+            save = last or state.step % plan.checkpoint_every == 0
+            if sample or score or save:
+                average_statistics(state.networks(), processes)
+            if log:
+                losses = state.window.means(processes)  # waits for the device
                 now = time.perf_counter()
                 state.elapsed_s = now - began
                 speed = state.window_images / max(now - window_began, 1e-9)
@@ -94,32 +119,35 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
                     "images_per_s": round(speed, 3),
                     "losses": losses,
                 }
-                directory.add_metrics(line)
+                if processes.main:
+                    directory.add_metrics(line)
                 events.tell("on_metrics", metrics=line)
                 _check_finite(losses, state.step)
-            if state.step % plan.sample_every == 0 or state.step == plan.total_steps:
+            if sample:
                 _write_samples(run, state, events)
-            due = plan.validate_every and state.step % plan.validate_every == 0
-            if due or state.step == plan.total_steps:
+            if score:
                 _validate(run, state, events)
-            if state.step % plan.checkpoint_every == 0 or last:
+            if save:
                 # What passed since the last log line belongs to the next one, after a resume too.
                 state.elapsed_s = time.perf_counter() - began
                 state.window_s = time.perf_counter() - window_began
-                path = save_checkpoint(directory, state, plan.keep_checkpoints)
+                path = save_checkpoint(directory, state, plan.keep_checkpoints, processes)
+                processes.note_saved(state.step)
                 _write_bundle(run, state)
                 bundled = state.step
-                if not last:
+                if not last and processes.main:
                     write_report(directory.path)
                 events.tell("on_checkpoint", step=state.step, path=path)
             if last:
                 break
     finished = state.step >= plan.total_steps
     # One killed between its last checkpoint and this has an older bundle.
-    if bundled != state.step and saved_step(directory.model) != state.step:
-        _write_bundle(run, state)
-    write_report(directory.path)
+    if processes.main:
+        if bundled != state.step and saved_step(directory.model) != state.step:
+            _write_bundle(run, state)
+        write_report(directory.path)
     events.tell("on_run_end", run_dir=directory.path, step=state.step, finished=finished)
+    processes.wait()  # where one ends, torchrun ends the others
     if not finished:
         raise Interrupted(
             f"stopped at step {state.step} of {plan.total_steps}; everything is saved, and the "
@@ -161,6 +189,8 @@ def _translator(run: Run, state: TrainState) -> Translator:
 
 
 def _write_samples(run: Run, state: TrainState, events: Events) -> None:
+    if not run.processes.main:
+        return
     translator, task = _translator(run, state), run.task
     rows = []
     pairs = run.validation_pairs
@@ -175,6 +205,8 @@ def _write_samples(run: Run, state: TrainState, events: Events) -> None:
 
 
 def _validate(run: Run, state: TrainState, events: Events) -> None:
+    if not run.processes.main:
+        return
     scores = validate(_translator(run, state), run.validation_pairs)
     if state.step == run.plan.total_steps:
         scores |= baselines(run.still_pairs, run.validation_pairs, run.task)
@@ -185,6 +217,8 @@ def _validate(run: Run, state: TrainState, events: Events) -> None:
 
 
 def _write_bundle(run: Run, state: TrainState) -> None:
+    if not run.processes.main:
+        return
     weights = dict(state.shown.state_dict())
     info = replace(run.bundle, trained={**run.bundle.trained, "step": state.step})
     save_bundle(run.directory.model, weights, info)

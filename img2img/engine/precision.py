@@ -70,6 +70,9 @@ def set_precision(network: nn.Module, precision: Resolved) -> nn.Module:
     not know.
     """
     if precision == "bfloat16":
+        if next(network.parameters(), torch.empty(0)).device.type == "cuda":
+            # What tensor cores read; in any other order every convolution turns its input around.
+            network.to(memory_format=torch.channels_last)
         # Bound to the network, so that a deep copy's forward is the copy's own.
         network.forward = MethodType(_forward_in_bfloat16, network)
     return network

@@ -32,6 +32,8 @@ class Plan:
         schedule: of the learning rate.
         ema_decay: of the averaged weights; 0 averages none.
         workers: processes that load data; 0 loads in this one.
+        capture: record the step as a CUDA graph, where there are such.
+        compile: let torch.compile work on the networks.
     """
 
     total_steps: int
@@ -46,6 +48,8 @@ class Plan:
     schedule: Schedule
     ema_decay: float
     workers: int
+    capture: bool = True
+    compile: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from img2img.engine.average import WeightAverage
+from img2img.engine.optimizers import load_optimizer, plain_groups, set_rate
+from img2img.engine.own_state import OwnState
+from img2img.engine.processes import Processes
 from img2img.methods import Method
 
 
@@ -21,17 +23,26 @@ class LossWindow:
     sums: dict[str, Tensor] = field(default_factory=dict)
     steps: int = 0
 
-    def add(self, losses: dict[str, Tensor]) -> None:
+    def add(self, losses: dict[str, Tensor], share: float = 1.0) -> None:
+        """Take in a step; `share` weighs it where other processes had more or fewer pairs."""
         for name, value in losses.items():
             if name in self.sums:
-                self.sums[name].add_(value)
+                self.sums[name].add_(value, alpha=share)
             else:
-                self.sums[name] = value.detach().float().clone()
+                self.sums[name] = value.detach().float() * share
         self.steps += 1
 
-    def means(self) -> dict[str, float]:
-        """Mean of each loss over the window; starts a new one. Waits for the device."""
-        values = {name: total.item() / self.steps for name, total in self.sums.items()}
+    def means(self, processes: Processes | None = None) -> dict[str, float]:
+        """Mean of each loss over the window and all processes; starts a new window.
+
+        Waits for the device, and for the other processes.
+        """
+        totals = dict(self.sums)
+        if processes is not None and processes.several and totals:
+            totals = dict(
+                zip(totals, processes.mean(torch.stack(list(totals.values()))), strict=True)
+            )
+        values = {name: total.item() / self.steps for name, total in totals.items()}
         self.sums, self.steps = {}, 0
         return values
 
@@ -76,6 +87,11 @@ class TrainState:
         """The generator as it is saved and judged: averaged, where the run averages."""
         return self.method.generator if self.average is None else self.average.network
 
+    def networks(self) -> list[nn.Module]:
+        """All that have weights or statistics, the average included."""
+        own = [] if self.average is None else [self.average.network]
+        return [*self.method.networks.values(), *own]
+
     def count_step(self, pairs: int) -> None:
         """Note that a step on that many pairs is done."""
         self.step += 1
@@ -88,10 +104,14 @@ class TrainState:
         """Set every learning rate to `factor` times what it began with."""
         for name, optimizer in self.method.optimizers.items():
             for group, rate in zip(optimizer.param_groups, self.base_rates[name], strict=True):
-                group["lr"] = rate * factor
+                set_rate(group, rate * factor)
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Tensors by file: networks, optimizers, random states and the loss window."""
+    def own(self) -> OwnState:
+        """What only this process has of the state. Waits for the device."""
+        return OwnState.take(self.window.sums, self._device())
+
+    def tensors(self, own: Sequence[OwnState]) -> dict[str, dict[str, Tensor]]:
+        """Tensors by file: networks, optimizers, and what each process had for itself."""
         optimizers: dict[str, Tensor] = {}
         for name, optimizer in self.method.optimizers.items():
             for index, values in optimizer.state_dict()["state"].items():
@@ -103,30 +123,26 @@ class TrainState:
             for name, network in self.method.networks.items()
             for key, value in network.state_dict().items()
         }
-        loose = {f"window.{name}": total for name, total in self.window.sums.items()}
+        loose = own[0].tensors()
+        for rank, state in enumerate(own[1:], 1):
+            loose |= state.tensors(f"process{rank}.")
         if self.average is not None:
             weights = self.average.network.state_dict()
             loose |= {f"average.{name}": value for name, value in weights.items()}
-        loose["random.cpu"] = torch.get_rng_state()
-        device = self._device()
-        if device.type == "cuda":
-            loose["random.cuda"] = torch.cuda.get_rng_state(device)
         return {"networks": networks, "optimizers": optimizers, "loose": loose}
 
-    def values(self) -> dict[str, Any]:
+    def values(self, own: Sequence[OwnState]) -> dict[str, Any]:
         """Everything else, as JSON values."""
         optimizers = {}
         for name, optimizer in self.method.optimizers.items():
             state = optimizer.state_dict()
             optimizers[name] = {
-                "groups": state["param_groups"],
+                "groups": plain_groups(optimizer),
                 "state": {
                     str(index): {k: v for k, v in values.items() if not isinstance(v, Tensor)}
                     for index, values in state["state"].items()
                 },
             }
-        version, internal, gauss = random.getstate()
-        kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
         return {
             "step": self.step,
             "images": self.images,
@@ -139,12 +155,21 @@ class TrainState:
             },
             "base_rates": self.base_rates,
             "optimizers": optimizers,
-            "python_random": [version, list(internal), gauss],
-            "numpy_random": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
+            **own[0].values(),
+            "other_processes": [state.values() for state in own[1:]],
         }
 
-    def load(self, tensors: dict[str, dict[str, Tensor]], values: dict[str, Any]) -> None:
+    def load(
+        self,
+        tensors: dict[str, dict[str, Tensor]],
+        values: dict[str, Any],
+        processes: Processes | None = None,
+    ) -> bool:
         """Take over what `tensors` and `values` gave, on whatever device this state is.
+
+        Returns:
+            Whether it is this process's own state: not where another number of processes gave it.
+            Then losses go on from their mean over those, and random states stay as they are.
 
         Raises:
             KeyError, ValueError, RuntimeError: they belong to other networks or optimizers.
@@ -175,25 +200,29 @@ class TrainState:
                 owner, index, field_name = key.split(".", 2)
                 if owner == name:
                     state[int(index)][field_name] = value
-            optimizer.load_state_dict({"state": state, "param_groups": saved["groups"]})
+            load_optimizer(optimizer, state, saved["groups"])
         self.step, self.images = values["step"], values["images"]
         self.elapsed_s = values["elapsed_s"]
         window = values["window"]
         device = self._device()
         # In their own order, which is that of the keys in metrics.jsonl.
-        self.window = LossWindow(
-            {name: tensors["loose"][f"window.{name}"].to(device) for name in window["names"]},
-            window["steps"],
-        )
+        names = window["names"]
+        own = [OwnState.read(names, tensors["loose"], values)] + [
+            OwnState.read(names, tensors["loose"], other, f"process{rank}.")
+            for rank, other in enumerate(values.get("other_processes", ()), 1)
+        ]
+        processes = processes or Processes()
+        same = len(own) == processes.world_size
+        sums = {name: torch.stack([state.sums[name] for state in own]).mean(0) for name in names}
+        if same:
+            own[processes.rank].restore(device)
+            sums = own[processes.rank].sums
+        # A copy, because on the CPU it would be the file's.
+        sums = {name: total.to(device, copy=True) for name, total in sums.items()}
+        self.window = LossWindow(sums, window["steps"])
         self.window_images, self.window_s = window["images"], window["seconds"]
         self.base_rates = values["base_rates"]
-        torch.set_rng_state(tensors["loose"]["random.cpu"])
-        if "random.cuda" in tensors["loose"] and device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["loose"]["random.cuda"], device)
-        version, internal, gauss = values["python_random"]
-        random.setstate((version, tuple(internal), gauss))
-        kind, keys, position, has_gauss, cached = values["numpy_random"]
-        np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+        return same
 
     def _device(self) -> torch.device:
         return next(next(iter(self.method.networks.values())).parameters()).device

@@ -1,30 +1,104 @@
-"""One training step, in the quickest way the device and the method allow."""
+"""One training step, in the quickest way that the device and the method allow."""
 
 from __future__ import annotations
+
+import warnings
 
 import torch
 from torch import Tensor
 
+from img2img.engine.capture import Recording, StillValues, make_capturable
 from img2img.errors import Img2ImgError
 from img2img.methods import Method
 
+# As many as PyTorch's own notes on CUDA graphs run before they capture: by then cuDNN has chosen
+# its algorithms, and optimizers have made their state.
+EAGER_STEPS = 3
+
 
 class Stepper:
-    """Calls a method's step; what a plugin's part raises in it is told with the step it was in.
+    """Calls a method's step; on a GPU it is recorded once and then replayed as a whole.
+
+    A recorded step launches hundreds of kernels in one call, so that a small batch does not wait
+    for Python. What cannot be recorded is stepped as it is, which is slower and nothing else: on
+    other devices, batches of another size than the first, and methods that ask the device for a
+    number or count in Python.
 
     Args:
-        method: what is trained; its state is loaded before.
+        method: what is trained; its state is loaded before, because recording changes how
+            optimizers keep it.
+        device: where its networks are.
+        capture: record the step where that is possible.
+        compile: let torch.compile fuse what the networks do; its first step takes a minute.
     """
 
-    def __init__(self, method: Method) -> None:
+    def __init__(
+        self,
+        method: Method,
+        device: torch.device,
+        *,
+        capture: bool = True,
+        compile: bool = False,
+    ) -> None:
         self.method = method
+        if compile:
+            for network in method.networks.values():
+                network.compile(dynamic=False)
+        self._recording: Recording | None = None
+        self._stream: torch.cuda.Stream | None = None
+        self._eager_left = EAGER_STEPS
+        if capture and device.type == "cuda":
+            reason = make_capturable(method.optimizers.values(), device)
+            if reason is None:
+                self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch carries no types here
+            else:
+                _say_eager(method, reason)
+
+    @property
+    def captured(self) -> bool:
+        """Whether steps are replayed by now."""
+        return self._recording is not None
 
     def __call__(self, source: Tensor, target: Tensor, number: int) -> dict[str, Tensor]:
         """Step `number` (from 1) on a batch (B, C, H, W): its losses, scalars on the device.
 
+        They are overwritten by the next step.
+
         Raises:
             Img2ImgError: the method, or a part of it, failed.
         """
+        if self._recording is not None and self._recording.fits(source, target):
+            return self._recording.replay(source, target)
+        if self._stream is None or self._recording is not None:
+            return self._eager(source, target, number)
+        return self._before_recording(self._stream, source, target, number)
+
+    def _before_recording(
+        self, stream: torch.cuda.Stream, source: Tensor, target: Tensor, number: int
+    ) -> dict[str, Tensor]:
+        """An eager step on the stream that will be recorded; records the next after the last."""
+        last = self._eager_left == 1
+        stream.wait_stream(torch.cuda.current_stream())
+        with (
+            torch.cuda.stream(stream),
+            StillValues(self.method, stream.device, watch=last) as still,
+        ):
+            losses = self._eager(source, target, number)
+        torch.cuda.current_stream().wait_stream(stream)
+        for tensor in (source, target):
+            tensor.record_stream(stream)
+        self._eager_left -= 1
+        if last:
+            losses = {name: value.clone() for name, value in losses.items()}
+            reason = still.changed
+            if reason is None:
+                self._recording, reason = Recording.of(self.method, source, target, stream)
+            if reason is not None:
+                self._stream = None
+                _say_eager(self.method, reason)
+        return losses
+
+    def _eager(self, source: Tensor, target: Tensor, number: int) -> dict[str, Tensor]:
         name = type(self.method).__name__
         try:
             losses = self.method.step(source, target)
@@ -40,3 +114,12 @@ class Stepper:
         if not isinstance(losses, dict) or not all(isinstance(v, Tensor) for v in losses.values()):
             raise Img2ImgError(f"{name}.step must return its losses as a dict of tensors")
         return losses
+
+
+def _say_eager(method: Method, reason: str) -> None:
+    warnings.warn(
+        f"steps are not recorded as a CUDA graph, so small batches are slower: "
+        f"{type(method).__name__} {reason}",
+        RuntimeWarning,
+        stacklevel=3,
+    )

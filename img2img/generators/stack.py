@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from img2img.layers import (
     Activation,
+    ConvTranspose2d,
     Norm,
     check_positive,
     conv_bias,
@@ -128,12 +129,12 @@ def build_decoder(
         layer = nn.Sequential(nn.ReLU())
         if i < depth - 1:
             channels = widths[i + 1]
-            layer.append(nn.ConvTranspose2d(incoming, channels, 4, 2, 1, bias=conv_bias(norm)))
+            layer.append(ConvTranspose2d(incoming, channels, 4, 2, 1, bias=conv_bias(norm)))
             layer.append(norm_layer(norm, channels))
             if i + 1 in dropout_layers and dropout > 0:
                 layer.append(nn.Dropout(dropout))
         else:
-            layer.append(nn.ConvTranspose2d(incoming, out_channels, 4, 2, 1))
+            layer.append(ConvTranspose2d(incoming, out_channels, 4, 2, 1))
             layer.append(output_activation(activation))
         layers.append(layer)
     return layers

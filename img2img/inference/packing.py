@@ -9,6 +9,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from img2img import layers
 from img2img.inference.moment import Moment
 
 Convolution = nn.Conv2d | nn.ConvTranspose2d
@@ -93,7 +94,9 @@ def _forward(self: _Packed, features: Tensor, *arguments: Any, **options: Any) -
 def _can_be_packed(module: nn.Module) -> TypeGuard[Convolution]:
     if not isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
         return False
-    if type(module).forward not in (nn.Conv2d.forward, nn.ConvTranspose2d.forward):
+    # Ours is torch's own where nothing is trained.
+    known = (nn.Conv2d, nn.ConvTranspose2d, layers.ConvTranspose2d)
+    if type(module).forward not in [kind.forward for kind in known]:
         return False
     plain = module.padding_mode == "zeros" and not isinstance(module.padding, str)
     # Weights of grouped ones are small, and it is not worth knowing how those are ordered.

@@ -19,32 +19,31 @@ class TensorBoardLogger:
     """Writes losses, validation scores and sample sheets below `tensorboard/`."""
 
     def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._purge: int | None = None
         self._writer: SummaryWriter | None = None
 
     @hookimpl
     def on_run_start(self, run_dir: Path, start_step: int) -> None:
-        # Here, because importing it takes a second that `check` and `list` need not wait.
-        from torch.utils.tensorboard.writer import SummaryWriter
-
-        purge = start_step + 1 if start_step else None
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=purge)
+        self._folder = run_dir / "tensorboard"
+        self._purge = start_step + 1 if start_step else None
 
     @hookimpl
     def on_metrics(self, metrics: Mapping[str, Any]) -> None:
-        if self._writer is None:
+        if (writer := self._open()) is None:
             return
         for group in ("losses", "validation"):
             for name, value in metrics.get(group, {}).items():
                 if value is not None:
-                    self._writer.add_scalar(f"{group}/{name}", value, metrics["step"])
+                    writer.add_scalar(f"{group}/{name}", value, metrics["step"])
         if "images_per_s" in metrics:
-            self._writer.add_scalar("speed/images_per_s", metrics["images_per_s"], metrics["step"])
+            writer.add_scalar("speed/images_per_s", metrics["images_per_s"], metrics["step"])
 
     @hookimpl
     def on_samples(self, step: int, path: Path) -> None:
-        if self._writer is not None:
+        if (writer := self._open()) is not None:
             with PillowImage.open(path) as sheet:
-                self._writer.add_image("samples", np.array(sheet), step, dataformats="HWC")
+                writer.add_image("samples", np.array(sheet), step, dataformats="HWC")
 
     @hookimpl
     def on_checkpoint(self) -> None:
@@ -55,4 +54,13 @@ class TensorBoardLogger:
     def on_run_end(self) -> None:
         if self._writer is not None:
             self._writer.close()
-            self._writer = None
+        self._writer = self._folder = None
+
+    def _open(self) -> SummaryWriter | None:
+        """The run's writer, made when something is first to be written; None outside a run."""
+        if self._writer is None and self._folder is not None:
+            # Here, because the first step need not wait for the import.
+            from torch.utils.tensorboard.writer import SummaryWriter
+
+            self._writer = SummaryWriter(str(self._folder), purge_step=self._purge)
+        return self._writer

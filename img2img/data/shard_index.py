@@ -1,0 +1,127 @@
+"""Where the images of pairs lie in tar files; found once and kept between runs."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from img2img.data.images import SUFFIXES
+from img2img.data.kept_files import Arrays, as_arrays, is_settled, keep, load, texts_in
+from img2img.data.sequences import Texts
+from img2img.data.tars import Member, members
+from img2img.errors import DataError
+
+# From so many pairs on, where they lie is kept: on a disk, each of them is a movement of its arm.
+KEPT_FROM = 1_000
+
+
+def find_pairs(
+    files: Sequence[Path], states: Sequence[tuple[int, int]], first: str, second: str
+) -> Arrays:
+    """Where the images of all pairs in tar files lie, kept between runs where they are many.
+
+    Gives, as arrays, `rows` of which file, offset and size of the first image, offset and size of
+    the second (0 where there is none); the `keys` of the pairs, as texts; and the `counts` of pairs
+    by file.
+
+    Args:
+        files: the tar files.
+        states: size and time of change of each; with another one, it is looked through again.
+        first: what first images are called; see `Shards`.
+        second: the same of second images.
+
+    Raises:
+        DataError: a file is damaged, or lacks an image of a pair.
+    """
+    key: dict[str, Any] = {
+        "purpose": "shards",
+        "files": [str(file.resolve()) for file in files],
+        "names": [first, second],
+    }
+    stamps = np.array(states, np.int64).reshape(-1)
+    if (kept := _kept(key, stamps)) is not None:
+        return kept
+    began = time.time_ns()
+    rows, counts = array("q"), []
+    keys: list[str] = []
+    for number, file in enumerate(files):
+        before = len(keys)
+        for name, one, other in _pairs(file, first, second):
+            keys.append(name)
+            rows.extend((number, *one, *other))
+        counts.append(len(keys) - before)
+    arrays = {
+        "stamps": stamps,
+        "rows": np.array(rows, np.int64),
+        "counts": np.array(counts, np.int64),
+        **as_arrays("keys", Texts.of(keys)),
+    }
+    if len(keys) >= KEPT_FROM and all(is_settled(changed, began) for _, changed in states):
+        keep(key, arrays)
+        # From now on as it will be the next time: on disk instead of in memory.
+        return _kept(key, stamps) or arrays
+    return arrays
+
+
+def _kept(key: dict[str, Any], stamps: NDArray[np.int64]) -> Arrays | None:
+    """What was kept, unless a tar file has changed since."""
+    arrays = load(key)
+    try:
+        if arrays is None or not np.array_equal(arrays["stamps"], stamps):
+            return None
+        pairs = len(texts_in(arrays, "keys"))
+        is_whole = len(arrays["rows"]) == 5 * pairs and len(arrays["counts"]) == len(stamps) // 2
+    # It is damaged.
+    except (ValueError, KeyError):
+        return None
+    return arrays if is_whole else None
+
+
+def _pairs(
+    file: Path, first: str, second: str
+) -> Iterator[tuple[str, tuple[int, int], tuple[int, int]]]:
+    """Key, and (offset, size) of both images, of each pair in a tar file."""
+    found: dict[str, list[Member | None]] = {}
+    sides = (first, second) if second else (first,)
+    for member in members(file):
+        folder, slash, base = member.name.rpartition("/")
+        stem, dot, ending = base.partition(".")
+        if not stem or not dot:
+            continue
+        for side, wanted in enumerate(sides):
+            if _is_called(ending.lower(), wanted.lower()):
+                key = folder + slash + stem
+                both = found.setdefault(key, [None] * len(sides))
+                if (other := both[side]) is not None:
+                    raise DataError(
+                        f"data.root: {file} has two images for one place in a pair, {other.name!r} "
+                        f"and {member.name!r}"
+                    )
+                if member.odd:
+                    raise DataError(
+                        f"data.root: {file}: its member {member.name!r} is {member.odd}"
+                    )
+                both[side] = member
+    for key, both in found.items():
+        if None in both:
+            lacking = sides[both.index(None)]
+            raise DataError(
+                f"data.root: {file} has no {key}.{lacking} to go with the other image of the pair "
+                f"{key!r}; see data.first and data.second"
+            )
+        places = [(member.offset, member.size) for member in both if member is not None]
+        yield key, places[0], places[1] if len(places) > 1 else (0, 0)
+
+
+def _is_called(ending: str, wanted: str) -> bool:
+    """Whether what follows the first dot of a name is what is wanted, but for images' suffix."""
+    if ending == wanted:
+        return True
+    before, dot, suffix = ending.rpartition(".")
+    return before == wanted and f".{suffix}" in SUFFIXES and bool(dot) == bool(wanted)

@@ -1,0 +1,124 @@
+"""Gradients, weights and running statistics that are those of all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from img2img.data.loading import Batch
+from img2img.engine.processes import Processes
+from img2img.layers import SyncBatchNorm
+from img2img.methods import Method
+
+# Of gradients that travel together, as in torch's DistributedDataParallel: enough to make the cost
+# of starting small, and little beside the gradients themselves, of which it is a copy.
+BUCKET_BYTES = 25 * 2**20
+
+
+class MeanGradients:
+    """Before each optimizer's step, gradients become their mean over all processes' pairs.
+
+    Works with any method: it hooks into the optimizers. torch's DistributedDataParallel is not
+    used, because it wraps one network and wants each forward followed by one backward, while a
+    method has several networks and optimizers, calls a discriminator three times in a step, and
+    turns `requires_grad` off and on between.
+
+    A parameter without a gradient is passed over; it must then have none in any process, which is
+    so for every method that takes the same path whatever the images.
+
+    Attributes:
+        share: the weight of this process's gradients in the next step.
+        even: whether all processes have as many pairs in it. Where they have not, none may replay a
+            recorded step, in which the weight is that of an even one.
+
+    Args:
+        method: what is trained.
+        processes: those that train it; a single one changes nothing.
+        batch_size: pairs a step in each process, where the pairs can be split evenly.
+    """
+
+    def __init__(self, method: Method, processes: Processes, batch_size: int) -> None:
+        self.share, self.even = 1.0, True
+        self._world_size = processes.world_size
+        self._pairs = batch_size * processes.world_size
+        self._norms: list[SyncBatchNorm] = []
+        if not processes.several:
+            return
+        for network in method.networks.values():
+            self._norms += [part for part in network.modules() if isinstance(part, SyncBatchNorm)]
+        for optimizer in method.optimizers.values():
+            optimizer.register_step_pre_hook(self._average)
+
+    def weigh(self, batch: Batch) -> None:
+        """Give this process's gradients the weight of its part of the step's pairs."""
+        self.share, self.even = batch.share, batch.pairs == self._pairs
+        for norm in self._norms:
+            norm.share = None if self.even else batch.share
+
+    @torch.no_grad()
+    def _average(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        found = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        for gradients in buckets(found, BUCKET_BYTES):
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            if self.share != 1:
+                flat.mul_(self.share)
+            dist.all_reduce(flat)
+            flat.div_(self._world_size)
+            _copy_back(flat, gradients)
+
+
+def make_alike(method: Method, processes: Processes) -> None:
+    """Give all processes the weights and buffers of the main one."""
+    if not processes.several:
+        return
+    with torch.no_grad():
+        for network in method.networks.values():
+            for tensor in (*network.parameters(), *network.buffers()):
+                whole = tensor.detach().clone(memory_format=torch.contiguous_format)
+                dist.broadcast(whole, src=0)
+                tensor.copy_(whole)
+
+
+@torch.no_grad()
+def average_statistics(networks: Iterable[nn.Module], processes: Processes) -> None:
+    """Give all processes the mean of their floating-point buffers, such as running statistics.
+
+    Of plain batch norm, whose statistics are those of what each process saw; all else is equal
+    anyway, and stays as it is to the last bit.
+    """
+    if not processes.several:
+        return
+    found = [b for network in networks for b in network.buffers() if b.is_floating_point()]
+    for buffers in buckets(found, BUCKET_BYTES):
+        flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
+        first = flat.clone()
+        dist.broadcast(first, src=0)
+        # As differences, because the mean of three equal numbers need not be that number.
+        flat.sub_(first)
+        dist.all_reduce(flat)
+        _copy_back(first.add_(flat.div_(processes.world_size)), buffers)
+
+
+def buckets(tensors: Iterable[Tensor], most_bytes: int) -> list[list[Tensor]]:
+    """Neighbours of one type and device, at most so many bytes together, or one that is larger."""
+    groups: list[list[Tensor]] = []
+    size, last = 0, None
+    for tensor in tensors:
+        kind, bytes_ = (tensor.dtype, tensor.device), tensor.numel() * tensor.element_size()
+        if kind != last or size + bytes_ > most_bytes:
+            groups.append([])
+            size, last = 0, kind
+        groups[-1].append(tensor)
+        size += bytes_
+    return groups
+
+
+def _copy_back(flat: Tensor, tensors: list[Tensor]) -> None:
+    parts = torch.split(flat, [tensor.numel() for tensor in tensors])
+    views = [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+    torch._foreach_copy_(tensors, views)

@@ -1,0 +1,83 @@
+"""What each process of a run keeps for itself: its random states and its sums of the losses."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass
+class OwnState:
+    """Random states, and the losses since the last log line.
+
+    Attributes:
+        sums: of the losses, by name.
+        cpu, cuda: torch's random states; no `cuda` where the run uses none.
+        python: of `random`.
+        numpy: of numpy's global generator.
+    """
+
+    sums: dict[str, Tensor]
+    cpu: Tensor
+    cuda: Tensor | None
+    python: list[Any]
+    numpy: list[Any]
+
+    @classmethod
+    def take(cls, sums: dict[str, Tensor], device: torch.device) -> OwnState:
+        """This process's, on the CPU. Waits for the device."""
+        version, internal, gauss = random.getstate()
+        kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+        return cls(
+            {name: total.cpu() for name, total in sums.items()},
+            torch.get_rng_state(),
+            torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            [version, list(internal), gauss],
+            [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
+        )
+
+    def restore(self, device: torch.device) -> None:
+        """Go on drawing random numbers where this was taken."""
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None and device.type == "cuda":
+            torch.cuda.set_rng_state(self.cuda, device)
+        version, internal, gauss = self.python
+        random.setstate((version, tuple(internal), gauss))
+        kind, keys, position, has_gauss, cached = self.numpy
+        np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+
+    def tensors(self, prefix: str = "") -> dict[str, Tensor]:
+        """Its tensors by name, for a file."""
+        found = {f"{prefix}window.{name}": total for name, total in self.sums.items()}
+        found[f"{prefix}random.cpu"] = self.cpu
+        if self.cuda is not None:
+            found[f"{prefix}random.cuda"] = self.cuda
+        return found
+
+    def values(self) -> dict[str, Any]:
+        """The rest, as JSON values."""
+        return {"python_random": self.python, "numpy_random": self.numpy}
+
+    @classmethod
+    def read(
+        cls, names: Sequence[str], tensors: dict[str, Tensor], values: Any, prefix: str = ""
+    ) -> OwnState:
+        """What `tensors` and `values` gave; `names` are those of the losses, in their order."""
+        return cls(
+            {name: tensors[f"{prefix}window.{name}"] for name in names},
+            tensors[f"{prefix}random.cpu"],
+            tensors.get(f"{prefix}random.cuda"),
+            values["python_random"],
+            values["numpy_random"],
+        )
+
+
+def seed_torch(*numbers: int) -> None:
+    """Seed torch's generators from several numbers, unlike those of any neighbour."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))

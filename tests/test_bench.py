@@ -1,0 +1,460 @@
+"""What `img2img bench` and `benchmarks/floor.py` count, time and advise."""
+
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from img2img.bench import hardware, measuring
+from img2img.bench.advice import advise
+from img2img.bench.floor import StepWork, count_work
+from img2img.bench.hardware import Hardware, measure_hardware
+from img2img.bench.measuring import Findings, StepTime
+from img2img.bench.timing import Loading, time_loading, time_steps
+from img2img.cli import main
+from img2img.data.loading import PairDataset
+from img2img.losses import L1
+from img2img.methods import Pix2Pix, WeightedLoss
+from img2img.recipe import DataSettings, TrainSettings
+from img2img.tasks import Paired
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+CPU = torch.device("cpu")
+RECIPE = """
+name = "tiny"
+[data]
+root = "pairs"
+load_size = 34
+crop_size = 32
+[generator]
+width = 4
+[discriminator]
+name = "patchgan16"
+width = 4
+[[losses]]
+name = "adversarial"
+[[losses]]
+name = "l1"
+weight = 100
+[train]
+steps = 4
+batch_size = 2
+"""
+
+
+# What a step computes and moves
+
+
+def trained_by_l1(generator):
+    losses = [WeightedLoss("l1", 1.0, L1())]
+    return Pix2Pix(lambda *_: generator, None, losses, 1, 1, False)
+
+
+@pytest.mark.parametrize("pairs", [1, 3])
+def test_operations_by_hand(pairs):
+    # 8x8 outputs, 3x3 kernels: 64 * 9 multiplications and as many additions for each pair of
+    # channels. First layer 1 -> 2: forward, and the weights' gradient, but none for the image.
+    # Second 2 -> 1: forward, and both gradients.
+    one = 2 * 64 * 9
+    by_hand = 2 * (one * 2) + 3 * (one * 2)
+    network = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 1, 3, padding=1))
+    images = torch.rand(2, pairs, 1, 8, 8)
+    work = count_work(trained_by_l1(network), images[0], images[1])
+    assert work.flops == by_hand
+    parameters = (1 * 2 * 9 + 2) + (2 * 1 * 9 + 1)
+    assert work.parameters == parameters
+    # Read: weight, gradient, two moments; written: weight, two moments; four bytes each.
+    assert work.update_bytes == 28 * parameters
+
+
+def test_a_strided_layer_and_its_way_back():
+    # 8x8 -> 4x4 -> 8x8 with 4x4 kernels: both layers touch 16 places 16 times for each channel.
+    network = nn.Sequential(
+        nn.Conv2d(1, 3, 4, 2, 1, bias=False), nn.ConvTranspose2d(3, 1, 4, 2, 1, bias=False)
+    )
+    work = count_work(trained_by_l1(network), torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 8))
+    one = 2 * 16 * 16 * 3
+    assert work.flops == 2 * one + 3 * one
+
+
+def test_what_is_kept_for_the_way_back():
+    # The first layer keeps its input, the second its own, and L1 the difference; weights are there
+    # anyway.
+    network = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Conv2d(2, 1, 3, padding=1))
+    work = count_work(trained_by_l1(network), torch.rand(1, 1, 8, 8), torch.rand(1, 1, 8, 8))
+    image = 4 * 64
+    assert work.saved_bytes == image + 2 * image + image
+
+
+def test_the_floor_of_the_facades_on_an_h100():
+    work = StepWork(flops=87 * 10**9, update_bytes=1_600_000_000, parameters=1, saved_bytes=0)
+    fast = Hardware("an H100", 3e12, {"float32": 5e13, "bfloat16": 7.9e14})
+    assert work.floor(fast, "bfloat16", 1) == pytest.approx(0.000110 + 0.000533, rel=0.01)
+    # The weights are updated once, however large the batch.
+    assert work.floor(fast, "bfloat16", 16) == pytest.approx(16 * 0.000110 + 0.000533, rel=0.01)
+
+
+@pytest.mark.parametrize(("allowed", "expected"), [(True, 4.0), (False, 8.0)])
+def test_float32_is_what_cudnn_makes_of_it(monkeypatch, allowed, expected):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
+    work = StepWork(flops=8, update_bytes=0, parameters=0, saved_bytes=0)
+    device = Hardware("", 1.0, {"float32": 1.0, "tf32": 2.0})
+    assert work.floor(device, "float32", 1) == expected
+    assert work.floor(device, "bfloat16", 1) == 8.0
+
+
+# The machine's rates
+
+
+def test_rates_are_work_over_time(monkeypatch):
+    monkeypatch.setattr(hardware, "COPY_BYTES", {"cpu": 4000})
+    monkeypatch.setattr(hardware, "MATRIX_SIDE", {"cpu": 10})
+    monkeypatch.setattr(hardware, "_timed", lambda work, device: 0.5)
+    found = measure_hardware(CPU, 0.01)
+    assert found.bandwidth == 2 * 4000 / 0.5
+    assert found.flops == {"float32": 2 * 10**3 / 0.5, "bfloat16": 2 * 10**3 / 0.5}
+    assert "core" in found.name
+
+
+def test_the_best_round_counts(monkeypatch):
+    taken = iter([3.0, 1.0, 2.0])
+    monkeypatch.setattr(hardware, "_timed", lambda work, device: next(taken))
+    calls = []
+    assert hardware._best(lambda: calls.append(1), CPU, 0.0) == 1.0
+    assert calls == [1]  # warmed up
+
+
+# Timing
+
+
+def test_the_first_step_does_not_count():
+    calls = []
+
+    def step():
+        calls.append(1)
+        time.sleep(0.2 if len(calls) == 1 else 0.002)
+
+    taken = time_steps(step, CPU, 0.0)
+    assert len(calls) == 3
+    assert len(taken) == 2
+    assert max(taken) < 0.15
+    assert min(taken) >= 0.002
+
+
+def test_steps_fill_the_time():
+    assert len(time_steps(lambda: time.sleep(0.01), CPU, 0.3)) > 5
+
+
+class SlowAtFirst:
+    """Each pair takes ten milliseconds once, and one from then on."""
+
+    def __init__(self, count):
+        self.count, self.known = count, set()
+
+    def __len__(self):
+        return self.count
+
+    def name(self, index):
+        return str(index)
+
+    def pair(self, index):
+        time.sleep(0.001 if index in self.known else 0.01)
+        self.known.add(index)
+        return np.zeros((2, 4, 4, 3), np.uint8)
+
+
+def slow_pairs(count):
+    return PairDataset(SlowAtFirst(count), Paired(), lambda s, t, _: (s, t), swap=False, seed=0)
+
+
+def test_loading_tells_the_first_epoch_from_the_others():
+    found = time_loading(slow_pairs(30), CPU, batch_size=2, workers=0, seconds=1.0)
+    assert found.workers == 0
+    assert 15 < found.first <= 100
+    assert found.later is not None
+    assert found.later > 2 * found.first
+    assert found.later <= 1000
+
+
+def test_loading_that_ends_in_the_first_epoch():
+    found = time_loading(slow_pairs(1000), CPU, batch_size=1, workers=0, seconds=0.2)
+    assert found.later is None
+    assert 15 < found.first <= 100
+
+
+# Advice
+
+
+def recipe(batch=1, **data):
+    return SimpleNamespace(
+        train=TrainSettings(steps=1, batch_size=batch), data=DataSettings(**data)
+    )
+
+
+def findings(steps, loading, *, workers=0, cores=8, pairs=400, drawn=None):
+    return Findings(
+        hardware=Hardware("", 1.0, {"float32": 1.0}),
+        work=None,
+        steps=tuple(steps),
+        loading=tuple(loading),
+        workers=workers,
+        cores=cores,
+        pairs=pairs,
+        pair_bytes=2**20,
+        drawn=drawn,
+    )
+
+
+def assignments(advice):
+    return [setting.assignment for setting in advice.settings]
+
+
+def test_the_step_holds_a_run_back():
+    advice = advise(
+        findings([StepTime("float32", 1, 0.5, 0.1)], [Loading(0, 50.0, 100.0)]),
+        recipe(),
+        "float32",
+        on_cpu=True,
+    )
+    # Loaded in the same process, one after the other; most epochs are later ones.
+    assert (advice.held_by, advice.data_s) == ("step", 0.01)
+    assert advice.run_s == pytest.approx(0.51)
+    assert advice.settings == ()
+
+
+def test_the_data_holds_a_run_back():
+    steps = [StepTime("bfloat16", 4, 0.004, None)]
+    ways = [Loading(0, 100.0, None), Loading(2, 200.0, None), Loading(7, 2000.0, None)]
+    found = findings(steps, ways, workers=2)
+    advice = advise(found, recipe(4), "bfloat16", on_cpu=False)
+    assert advice.held_by == "data"
+    assert advice.run_s == pytest.approx(4 / 200)
+    assert assignments(advice) == ["data.workers=7"]
+
+
+def test_workers_take_their_share_of_a_cpu():
+    # Two cores: what one process saves the step by loading beside it, it takes from its cores.
+    steps = [StepTime("float32", 1, 1.0, None)]
+    ways = [Loading(0, 1.0, None), Loading(2, 100.0, None)]
+    found = findings(steps, ways, workers=2, cores=2)
+    assert advise(found, recipe(), "float32", on_cpu=True).run_s == pytest.approx(1.5)
+    assert advise(found, recipe(), "float32", on_cpu=False).run_s == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("quick", "expected"), [(0.2, ["train.precision=bfloat16"]), (0.49, [])])
+def test_another_precision(quick, expected):
+    steps = [StepTime("float32", 1, 0.5, None), StepTime("bfloat16", 1, quick, None)]
+    found = findings(steps, [Loading(0, 1e4, None)])
+    assert assignments(advise(found, recipe(), "float32", on_cpu=True)) == expected
+
+
+def test_a_larger_batch_is_no_suggestion_but_a_remark():
+    steps = [StepTime("float32", 1, 0.5, None), StepTime("float32", 16, 2.0, None)]
+    advice = advise(findings(steps, [Loading(0, 1e4, None)]), recipe(), "float32", on_cpu=True)
+    assert advice.settings == ()
+    [remark] = advice.remarks
+    assert "4.0 times" in remark
+    assert "train.batch_size=16" in remark
+    assert "another training" in remark
+
+
+@pytest.mark.parametrize(("kept", "expected"), [(0, ["data.keep_mb=400"]), (None, []), (500, [])])
+def test_memory_for_pairs(kept, expected):
+    found = findings([StepTime("float32", 1, 0.01, None)], [Loading(0, 100.0, None)])
+    chosen = recipe() if kept is None else recipe(keep_mb=kept)
+    assert assignments(advise(found, chosen, "float32", on_cpu=True)) == expected
+
+
+def test_a_batch_that_does_not_fit():
+    steps = [
+        StepTime("float32", 4, 1.0, None),
+        StepTime("float32", 64, None, None, "out of memory"),
+    ]
+    advice = advise(findings(steps, [Loading(0, 1.0, None)]), recipe(64), "float32", on_cpu=False)
+    assert advice.held_by is None
+    assert "largest that did is 4" in advice.remarks[0]
+
+
+# The command
+
+
+def run(capsys, *arguments):
+    argv, sys.argv = sys.argv, ["img2img", "bench", *map(str, arguments)]
+    try:
+        with pytest.raises(SystemExit) as left:
+            main()
+    finally:
+        sys.argv = argv
+    shown = capsys.readouterr()
+    return left.value.code, shown.out, shown.err
+
+
+@pytest.fixture
+def tiny(tmp_path, pairs_folder, monkeypatch):
+    """A working directory that holds pairs and nothing else; the recipe lies beside it."""
+    monkeypatch.chdir(pairs_folder.parent)
+    monkeypatch.setattr(hardware, "COPY_BYTES", {"cpu": 2**16})
+    monkeypatch.setattr(hardware, "MATRIX_SIDE", {"cpu": 32})
+    path = tmp_path / "tiny.toml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return path
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def at_least_steps(step, device, seconds):
+    return time_steps(step, device, 0.0)
+
+
+def test_bench(tiny, tmp_path, capsys, monkeypatch):
+    # Time enough for every row, however busy the machine, and none spent on waiting for it.
+    monkeypatch.setattr(measuring, "LOADING_SHARE", 0.005)
+    monkeypatch.setattr(
+        measuring, "time_steps", lambda step, device, _: time_steps(step, device, 0)
+    )
+    before = files(tmp_path)
+    code, out, err = run(
+        capsys, tiny, "--json", "--device=cpu", "--seconds=60", "--batch-size=1,3", "--quiet"
+    )
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert files(tmp_path) == before
+    measured = {(step["precision"], step["batch_size"]): step for step in told["steps"]}
+    # The recipe's batch is measured, too.
+    assert {size for name, size in measured if name == "float32"} == {1, 2, 3}
+    for step in told["steps"]:
+        assert step["note"] is None
+        assert step["images_per_s"] == pytest.approx(step["batch_size"] / step["step_s"])
+        assert step["floor_s"] > 0
+    assert next(way["workers"] for way in told["loading"]) == 0
+    assert all(way["first_epoch_pairs_per_s"] > 0 for way in told["loading"])
+    assert told["drawn_pairs_because"] is None
+    assert told["work"]["update_bytes"] == 28 * told["work"]["parameters"]
+    assert told["run"]["held_by"] in ("step", "data")
+    assert told["run"]["batch_size"] == 2
+    assert told["run"]["run_s"] >= told["run"]["step_s"]
+    assert set(told) == {
+        *("recipe", "device", "hardware", "work", "steps", "loading"),
+        *("drawn_pairs_because", "run", "suggestions", "remarks"),
+    }
+
+
+def test_without_data_pairs_are_drawn(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where there is no folder of that name
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run(
+        capsys,
+        *(tiny, "--device=cpu", "--seconds=1", "--batch-size=1", "--precision=float32"),
+        *("--set", "data.root=nowhere"),
+    )
+    assert code == 0
+    assert "drawn pairs" in out
+    assert "no folder 'nowhere'" in " ".join(out.split())
+    assert "bfloat16 " not in out.partition("A training step")[2]
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_what_does_not_fit_is_a_row(tiny, capsys, monkeypatch):
+    def refuse(self, pairs, precision, size, seconds):
+        if size == 7:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory")
+        return 0.001
+
+    monkeypatch.setattr(measuring._Bench, "_time", refuse)
+    rest = "--device=cpu", "--seconds=1", "--precision=float32", "--json"
+    code, out, _ = run(capsys, tiny, *rest, "--batch-size=7,1")
+    assert code == 0
+    notes = {step["batch_size"]: step["note"] for step in json.loads(out)["steps"]}
+    assert notes == {1: None, 2: None, 7: "out of memory"}
+
+
+def test_memory_that_is_not_there_is_not_asked_for(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(measuring, "available_memory", lambda: 2**20)
+    rest = "--device=cpu", "--seconds=1", "--precision=float32", "--json"
+    code, out, _ = run(capsys, tiny, *rest, "--batch-size=100000")
+    told = json.loads(out)
+    assert code == 0
+    assert told["steps"][-1]["batch_size"] == 100000
+    assert "GiB of memory" in told["steps"][-1]["note"]
+
+
+def test_time_that_is_not_there(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(measuring._Bench, "_time", lambda self, pairs, precision, size, s: size)
+    rest = "--device=cpu", "--seconds=1", "--precision=float32", "--json"
+    _, out, _ = run(capsys, tiny, *rest, "--batch-size=3")
+    steps = {step["batch_size"]: step for step in json.loads(out)["steps"]}
+    assert steps[2]["step_s"] == 2  # the recipe's own, whatever the time
+    assert steps[3]["step_s"] is None
+    assert "too long" in steps[3]["note"]
+
+
+def test_a_method_that_fails_is_an_error(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(Pix2Pix, "step", lambda self, source, target: 1 / 0)
+    code, _, err = run(capsys, tiny, "--device=cpu", "--seconds=1", "--batch-size=1")
+    assert code == 1
+    assert "division by zero" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "generator.widht=3"], "did you mean 'width'?"),
+        (["--batch-size", "1,x"], "whole numbers from 1"),
+        (["--batch-size", "0"], "whole numbers from 1"),
+        (["--precision", "float16"], "--precision cannot be 'float16'"),
+        (["--seconds", "0"], "--seconds must be at least 1"),
+        (["--device", "tpu"], "--device 'tpu'"),
+    ],
+)
+def test_wrong_requests(tiny, capsys, arguments, said):
+    code, out, err = run(capsys, tiny, *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+# The script
+
+
+@pytest.fixture
+def floor(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setattr(hardware, "COPY_BYTES", {"cpu": 2**16})
+    monkeypatch.setattr(hardware, "MATRIX_SIDE", {"cpu": 32})
+    spec = importlib.util.spec_from_file_location("floor_script", BENCHMARKS / "floor.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_script_and_its_record(floor, tiny, tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- floor-cpu begin -->\nold\n<!-- floor-cpu end -->\nafter\n")
+    floor.main([str(tiny), "--device=cpu", "--seconds=0.1", "--batch", "1", f"--record={page}"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["step"]["update_bytes"] == 28 * told["step"]["parameters"]
+    assert {row["precision"] for row in told["floor"]} == {"float32", "bfloat16"}
+    text = page.read_text()
+    assert text.startswith("before\n<!-- floor-cpu begin -->\n")
+    assert text.endswith("<!-- floor-cpu end -->\nafter\n")
+    assert "old" not in text
+    assert "| precision | batch | floor, ms | images/s |" in text
+    assert torch.__version__ in text
+    assert told["hardware"]["name"] in text
+
+
+def test_a_page_without_markers_stays(floor, tiny, tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- floor-cuda begin -->\n<!-- floor-cuda end -->\n")
+    with pytest.raises(SystemExit, match="has no lines"):
+        floor.main([str(tiny), "--device=cpu", "--seconds=0.1", f"--record={page}"])
+    assert page.read_text() == "<!-- floor-cuda begin -->\n<!-- floor-cuda end -->\n"

@@ -1,0 +1,397 @@
+"""A step in the quickest way: what may be recorded, what goes on as it is, and the same result."""
+
+import contextlib
+import random
+import resource
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from img2img.discriminators import PatchGAN16
+from img2img.engine import stepping
+from img2img.engine.capture import Recording, StillValues, make_capturable
+from img2img.engine.memory import keeping_freed_memory
+from img2img.engine.optimizers import load_optimizer, plain_groups, set_rate
+from img2img.engine.precision import set_precision
+from img2img.engine.stepping import EAGER_STEPS, Stepper
+from img2img.errors import Img2ImgError
+from img2img.generators import UNet
+from img2img.layers import FEW_PIXELS, ConvTranspose2d
+from img2img.losses import L1, Adversarial
+from img2img.methods import Pix2Pix, WeightedLoss
+
+CPU = torch.device("cpu")
+GPU = pytest.mark.gpu
+
+
+def pix2pix(device=CPU, *, precision="float32", dropout=0.0, extra=()):
+    torch.manual_seed(0)
+
+    def generator(inside, outside):
+        network = UNet(inside, outside, image_size=32, width=8, dropout=dropout)
+        return set_precision(network.to(device), precision)
+
+    def discriminator(inside):
+        return set_precision(PatchGAN16(inside, width=8).to(device), precision)
+
+    losses = [WeightedLoss("adversarial", 1.0, Adversarial()), WeightedLoss("l1", 100.0, L1())]
+    return Pix2Pix(generator, discriminator, [*losses, *extra], 3, 3, True)
+
+
+def pairs(count, batch=2, device=CPU):
+    noise = torch.Generator().manual_seed(1)
+    shape = (count, 2, batch, 3, 32, 32)
+    return list((torch.rand(shape, generator=noise) * 2 - 1).to(device))
+
+
+class Linear:
+    """A method with one weight; what `each_step` does is what a test is about."""
+
+    def __init__(self, each_step=lambda method: None):
+        self.generator = nn.Conv2d(3, 3, 1)
+        self.networks = {"generator": self.generator}
+        self.optimizers = {
+            "generator": torch.optim.Adam(self.generator.parameters(), lr=0.1, fused=True)
+        }
+        self.each_step = each_step
+        self.count, self.history, self.part = 0, [], nn.Module()
+        self.part.seen = 0
+
+    def step(self, source, target):
+        self.each_step(self)
+        loss = (self.generator(source) - target).abs().mean()
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+        return {"l1": loss.detach()}
+
+
+def changed(method, device=CPU):
+    source, target = pairs(1)[0]
+    method.step(source, target)  # optimizers make their state in the first
+    with StillValues(method, device) as still:
+        method.step(source, target)
+    return still.changed
+
+
+def count(method):
+    method.count += 1
+
+
+def count_in_part(method):
+    method.part.seen += 1
+
+
+def remember(method):
+    method.history.append(0.5)
+
+
+def decay(method):
+    method.optimizers["generator"].param_groups[0]["betas"] = (0.5, 1 - 1 / (2 + method.count))
+
+
+@pytest.mark.parametrize(
+    ("each_step", "said"),
+    [
+        (count, "keeps count in Python (Linear.count"),
+        (count_in_part, "keeps count in Python (Linear.part.seen"),
+        (remember, "keeps count in Python (Linear.history"),
+        (lambda method: (count(method), decay(method)), "keeps count in Python"),
+        (lambda method: random.random(), "random numbers on the host"),
+        (lambda method: np.random.rand(), "random numbers on the host"),
+        (lambda method: torch.rand(1), "random numbers on the host"),
+    ],
+)
+def test_what_a_recording_would_freeze_is_found(each_step, said):
+    assert said in changed(Linear(each_step))
+
+
+def test_tensors_of_the_host_are_looked_at_where_training_is_elsewhere():
+    method = Linear(lambda method: method.tick.add_(1))
+    method.tick = torch.zeros(1)
+    assert changed(method) is None
+    # To a step on a GPU everything of this one is the host's; the first that moved is named.
+    assert "keeps count in Python" in changed(method, torch.device("cuda"))
+
+
+def test_the_papers_step_can_be_recorded():
+    assert changed(Linear()) is None
+    assert changed(pix2pix()) is None
+
+
+def test_warnings_of_the_step_are_passed_on():
+    method = Linear(lambda method: warnings.warn("look out", UserWarning, stacklevel=2))
+    with pytest.warns(UserWarning, match="look out"):
+        assert changed(method) is None
+
+
+class FakeStream:
+    device = CPU
+
+    def __init__(self, device=None):
+        pass
+
+    def wait_stream(self, other):
+        pass
+
+
+class FakeRecording:
+    """Steps as a recording does, and counts."""
+
+    replays = 0
+    reason = None
+
+    def __init__(self, method, source):
+        self.method, self.shape = method, source.shape
+
+    @classmethod
+    def of(cls, method, source, target, stream):
+        return (None, cls.reason) if cls.reason else (cls(method, source), None)
+
+    def fits(self, source, target):
+        return source.shape == self.shape
+
+    def replay(self, source, target):
+        type(self).replays += 1
+        return self.method.step(source, target)
+
+
+@pytest.fixture
+def recordings(monkeypatch):
+    """Stepper as on a GPU, with the GPU's part replaced."""
+
+    class Recordings(FakeRecording):
+        pass
+
+    monkeypatch.setattr(stepping, "Recording", Recordings)
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, FakeStream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: None)
+    monkeypatch.setattr(
+        stepping, "make_capturable", lambda optimizers, device: make_capturable(optimizers, CPU)
+    )
+    return Recordings
+
+
+def test_steps_are_replayed_after_a_few(recordings):
+    step = Stepper(Linear(), torch.device("cuda"))
+    batches = pairs(EAGER_STEPS + 4)
+    for number, (source, target) in enumerate(batches, 1):
+        assert step.captured == (number > EAGER_STEPS)
+        step(source, target, number)
+    assert recordings.replays == 4
+    step(source[:1], target[:1], 99)  # an odd last batch
+    assert recordings.replays == 4
+    step(source, target, 100)
+    assert recordings.replays == 5
+
+
+@pytest.mark.parametrize(
+    ("method", "reason", "said"),
+    [
+        (lambda: Linear(count), None, "Linear keeps count in Python"),
+        (Linear, "cannot be recorded (RuntimeError: no)", "Linear cannot be recorded"),
+        (lambda: with_sgd(Linear()), None, "SGD, which cannot be recorded"),
+    ],
+)
+def test_what_cannot_be_recorded_goes_on_and_is_told_once(recordings, method, reason, said):
+    recordings.reason = reason
+    method, reference = method(), method()
+    reference.generator.load_state_dict(method.generator.state_dict())
+    with pytest.warns(RuntimeWarning, match=said.replace("(", r"\(")) as told:
+        step = Stepper(method, torch.device("cuda"))
+        for number, (source, target) in enumerate(pairs(EAGER_STEPS + 3), 1):
+            assert not step.captured
+            step(source, target, number)
+            reference.step(source, target)
+    assert len(told) == 1 and recordings.replays == 0
+    for mine, theirs in zip(
+        method.generator.parameters(), reference.generator.parameters(), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+def with_sgd(method):
+    method.optimizers = {"generator": torch.optim.SGD(method.generator.parameters(), lr=0.1)}
+    return method
+
+
+def test_nothing_is_recorded_unasked(recordings):
+    step = Stepper(Linear(), torch.device("cuda"), capture=False)
+    for number, (source, target) in enumerate(pairs(EAGER_STEPS + 2), 1):
+        step(source, target, number)
+    assert recordings.replays == 0
+
+
+def test_a_failing_step_is_told_with_its_number():
+    method = Linear(lambda method: 1 / 0)
+    with pytest.raises(Img2ImgError, match="Linear failed in step 7: ZeroDivisionError"):
+        Stepper(method, CPU)(*pairs(1)[0], 7)
+
+
+def test_rates_on_the_device_follow_the_schedule_and_are_saved_as_numbers():
+    method = Linear()
+    source, target = pairs(1)[0]
+    method.step(source, target)
+    optimizer = method.optimizers["generator"]
+    assert make_capturable([optimizer], CPU) is None
+    kept = optimizer.param_groups[0]["lr"]
+    set_rate(optimizer.param_groups[0], 0.025)
+    assert optimizer.param_groups[0]["lr"] is kept and kept.item() == pytest.approx(0.025)
+    (group,) = plain_groups(optimizer)
+    assert group["lr"] == pytest.approx(0.025) and "capturable" not in group
+    other = Linear().optimizers["generator"]
+    load_optimizer(other, optimizer.state_dict()["state"], [group])
+    assert other.param_groups[0]["lr"] == group["lr"]
+    assert other.param_groups[0]["capturable"] is False
+
+
+def test_moments_are_loaded_in_the_order_of_the_weights():
+    layer = nn.Conv2d(3, 5, 4).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(layer.parameters(), fused=True)
+    layer(torch.rand(1, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    twin = nn.Conv2d(3, 5, 4)
+    twin.load_state_dict(layer.state_dict())
+    twin.to(memory_format=torch.channels_last)
+    resumed = torch.optim.Adam(twin.parameters(), fused=True)
+    state = {
+        index: {
+            key: value.clone(memory_format=torch.contiguous_format) for key, value in values.items()
+        }
+        for index, values in optimizer.state_dict()["state"].items()
+    }
+    load_optimizer(resumed, state, plain_groups(optimizer))
+    for network, steps in ((layer, optimizer), (twin, resumed)):
+        network.zero_grad()
+        network(torch.arange(192.0).view(1, 3, 8, 8)).square().sum().backward()
+        steps.step()
+    assert torch.equal(layer.weight, twin.weight)
+    assert resumed.state[twin.weight]["exp_avg"].stride() == twin.weight.stride()
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "bias"), [(4, 2, 1, False), (4, 2, 1, True), (3, 1, 0, True)]
+)
+def test_small_maps_in_bfloat16_are_the_same_transposed_convolution(kernel, stride, padding, bias):
+    torch.manual_seed(0)
+    ours = ConvTranspose2d(24, 10, kernel, stride, padding, bias=bias)
+    plain = nn.ConvTranspose2d(24, 10, kernel, stride, padding, bias=bias)
+    plain.load_state_dict(ours.state_dict())
+    exact = nn.ConvTranspose2d(24, 10, kernel, stride, padding, bias=bias).double()
+    exact.load_state_dict(ours.state_dict())
+    images = torch.randn(2, 24, 5, 3)
+
+    def run(layer, images, *, bfloat16):
+        images = images.clone().requires_grad_()
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            output = layer(images)
+        output.float().square().sum().backward()
+        return [output, images.grad, *(p.grad for p in layer.parameters())]
+
+    truth = run(exact, images.double(), bfloat16=False)
+    for mine, usual, right in zip(
+        run(ours, images, bfloat16=True), run(plain, images, bfloat16=True), truth, strict=True
+    ):
+        assert mine.shape == right.shape
+        error, theirs = ((it - right).norm() / right.norm() for it in (mine, usual))
+        assert 0 < error < 2 * theirs  # bfloat16's rounding, and no more
+    # In float32 it is torch's own, to the last bit.
+    for mine, usual in zip(
+        run(ours, images, bfloat16=False), run(plain, images, bfloat16=False), strict=True
+    ):
+        assert torch.equal(mine, usual)
+
+
+def test_only_small_maps_in_training_are_products_of_matrices(monkeypatch):
+    folded = []
+    fold = nn.functional.fold
+    monkeypatch.setattr(
+        "img2img.layers.F.fold", lambda *args, **kw: folded.append(1) or fold(*args, **kw)
+    )
+    layer = ConvTranspose2d(4, 4, 4, 2, 1)
+    small, large = torch.randn(1, 4, 2, 2), torch.randn(1, 4, 1, FEW_PIXELS + 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(large)
+        with torch.no_grad():
+            layer(small)
+        assert not folded
+        layer(small)
+        assert folded
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_memory_of_a_step_is_used_again():
+    def faults():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(4):
+            torch.ones(2**22)  # 16 MiB: 4,096 pages
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with keeping_freed_memory(CPU):
+        torch.ones(2**22)
+        assert faults() < 6000  # the first may not fit where the last was
+    assert faults() > 15000
+    with keeping_freed_memory(torch.device("meta")):
+        assert faults() > 15000
+
+
+@GPU
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_recorded_steps_train_as_eager_ones(precision):
+    device = torch.device("cuda")
+    methods = [pix2pix(device, precision=precision) for _ in range(2)]
+    steps = [
+        Stepper(method, device, capture=capture)
+        for method, capture in zip(methods, (0, 1), strict=True)
+    ]
+    batches = [*pairs(6, device=device), *pairs(1, 1, device), *pairs(6, device=device)]
+    tolerance = 1e-3 if precision == "float32" else 2e-2
+    for number, (source, target) in enumerate(batches, 1):
+        for method in methods:  # a schedule
+            for optimizer in method.optimizers.values():
+                set_rate(optimizer.param_groups[0], 2e-4 / number)
+        eager, recorded = (
+            {name: value.item() for name, value in step(source, target, number).items()}
+            for step in steps
+        )
+        assert recorded == pytest.approx(eager, rel=tolerance, abs=tolerance)
+    assert [step.captured for step in steps] == [False, True]
+    for mine, theirs in zip(*(m.generator.parameters() for m in methods), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0.05, atol=1e-3)
+
+
+@GPU
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_step_that_waits_for_the_gpu_is_not_recorded():
+    device = torch.device("cuda")
+    method = Linear(lambda method: method.generator.weight.sum().item())
+    method.generator.to(device)
+    with pytest.warns(RuntimeWarning, match="waits for the device"):
+        step = Stepper(method, device)
+        for number, (source, target) in enumerate(pairs(5, device=device), 1):
+            step(source, target, number)
+    assert not step.captured
+
+
+@GPU
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_noise_of_recorded_steps_is_fresh():
+    device = torch.device("cuda")
+    method = pix2pix(device, dropout=0.5)
+    source, target = pairs(1, device=device)[0]
+    for optimizer in method.optimizers.values():
+        optimizer.param_groups[0]["lr"] = 0.0
+    step = Stepper(method, device)
+    seen = [step(source, target, number)["l1"].item() for number in range(1, 9)]
+    assert step.captured and len(set(seen)) == len(seen)
+    assert Recording  # the real one
