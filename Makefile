@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
+# Test processes; one for each core. 0 runs all tests in one.
+JOBS ?= auto
 
 .PHONY: demo test check format clean
 
@@ -19,7 +21,7 @@ demo: $(READY)
 	@echo "         runs/demo-colored/             what the model made of the drawings"
 
 test: $(READY)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -33,9 +33,9 @@ from img2img.engine.stepping import Stepper
 
 step = Stepper.__call__
 
-def timed(self, source, target, number):
+def timed(self, source, target, number, **options):
     began = time.time()
-    losses = step(self, source, target, number)
+    losses = step(self, source, target, number, **options)
     float(next(iter(losses.values())))  # waits for the device
     print(json.dumps({"began": began, "done": time.time(), "modules": sorted(sys.modules)}))
     sys.stdout.flush()

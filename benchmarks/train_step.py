@@ -155,7 +155,7 @@ def keep(page: Path, result: dict[str, Any], device: torch.device) -> None:
         f"median of {settings['rounds']} rounds of {settings['steps']} steps."
     )
     headings = ["step", "ms", "pairs/s", "of the peer's time (spread of rounds)"]
-    record(page, "train-step", device, headings, rows, note)
+    record(page, "step", device, headings, rows, note)
 
 
 class Contender:

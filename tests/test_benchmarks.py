@@ -44,23 +44,9 @@ def script(name):
 
 
 @pytest.fixture
-def train_step():
+def train_step(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
     return script("train_step")
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_train_step(train_step, capsys, precision):
-    settings = {"size": 32, "width": 4, "batch": 2, "steps": 2, "rounds": 3, "precision": precision}
-    train_step.main(["--device=cpu", *(f"--{key}={value}" for key, value in settings.items())])
-    printed = json.loads(capsys.readouterr().out)
-    timed = printed.pop("ours")
-    keys = {"device", "device_name", "threads", "torch", "cudnn_benchmark", "parameters"}
-    assert set(printed) == {*keys, "settings"}
-    assert len(timed["rounds_s"]) == 3
-    assert 0 < timed["best_s"] <= timed["median_s"] <= max(timed["rounds_s"])
-    assert printed["device"] == "cpu"
-    assert printed["settings"] == settings
-    assert set(printed["parameters"]) == {"generator", "discriminator"}
 
 
 @pytest.fixture
@@ -70,28 +56,48 @@ def beside_a_peer(tmp_path):
     def write(**sizes):
         (tmp_path / "models").mkdir()
         (tmp_path / "models" / "pix2pix_model.py").write_text(PEER.format(**sizes))
-        settings = {"device": "cpu", "size": 128, "width": 2, "steps": 1, "rounds": 2}
+        settings = {"device": "cpu", "size": 128, "width": 2, "batch": 1, "steps": 1, "rounds": 2}
         return [f"--peer={tmp_path}", *(f"--{key}={value}" for key, value in settings.items())]
 
-    yield write
-    for name in [name for name in sys.modules if name.partition(".")[0] == "models"]:
-        del sys.modules[name]
+    return write
 
 
-def test_train_step_beside_a_peer(train_step, capsys, beside_a_peer):
+def test_train_step_beside_a_peer(train_step, capsys, beside_a_peer, tmp_path):
     networks = UNet(3, 3, image_size=128, width=2), PatchGAN70(6, width=2)
     sizes = [sum(p.numel() for p in network.parameters()) for network in networks]
-    train_step.main(beside_a_peer(generator=sizes[0], discriminator=sizes[1]))
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- step-cpu begin -->\nold\n<!-- step-cpu end -->\nafter\n")
+    arguments = beside_a_peer(generator=sizes[0], discriminator=sizes[1])
+    train_step.main([*arguments, f"--record={page}"])
     printed = json.loads(capsys.readouterr().out)
-    assert len(printed["peer"]["rounds_s"]) == len(printed["ours"]["rounds_s"]) == 2
-    assert printed["ratio"] == printed["ours"]["median_s"] / printed["peer"]["median_s"]
-    assert printed["ratio_of_best"] == printed["ours"]["best_s"] / printed["peer"]["best_s"]
-    assert len(printed["ratio_spread"]) == 2
+    assert printed["parameters"] == {"generator": sizes[0], "discriminator": sizes[1]}
+    assert printed["device"] == "cpu"
+    assert printed["settings"] == {"size": 128, "width": 2, "steps": 1, "rounds": 2}
+    (measured,) = printed["batches"]
+    assert measured.pop("batch") == 1
+    assert set(measured) == {"peer", "float32 eager", "bfloat16 eager"}
+    peer = measured.pop("peer")
+    for ours in measured.values():
+        assert len(ours["rounds_s"]) == len(peer["rounds_s"]) == 2
+        assert 0 < ours["best_s"] <= ours["median_s"] <= max(ours["rounds_s"])
+        assert ours["ratio"] == ours["median_s"] / peer["median_s"] > 1  # an idle peer
+        low, high = ours["ratio_spread"]
+        assert low <= ours["rounds_s"][0] / peer["rounds_s"][0] <= high
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "| batch 1, bfloat16 eager |" in text
 
 
 def test_train_step_refuses_to_compare_other_networks(train_step, beside_a_peer):
+    arguments = beside_a_peer(generator=1, discriminator=1)
     with pytest.raises(SystemExit, match="not the same networks"):
-        train_step.main(beside_a_peer(generator=1, discriminator=1))
+        train_step.main([*arguments, "--precision=float32"])
+
+
+def test_train_step_says_when_a_contender_fails(train_step, beside_a_peer):
+    arguments = beside_a_peer(generator="nobody", discriminator=1)
+    with pytest.raises(SystemExit, match="peer ended with exit code 1"):
+        train_step.main([*arguments, "--precision=float32"])
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,8 @@ class Link:
         self.saved_step: int | None = None
         self._store, self._rank, self._world_size = store, rank, world_size
         self._over, self._called = threading.Event(), threading.Event()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
 
     def explain(self, error: BaseException) -> BaseException:
         """What this process ends with, so that each thing is said once. The link is cut.
@@ -81,6 +82,8 @@ class Link:
     def cut(self, *, failed: bool = False) -> None:
         """Leave the others; after a failure without waiting for them."""
         self._over.set()
+        # Within torch's code while Python ends, it would end the process with an abort.
+        self._listener.join(ROLL_CALL)
         if not dist.is_initialized():
             return
         try:
@@ -136,7 +139,7 @@ class Link:
     def _linger(self) -> None:
         # The store ends with this process unless it is torchrun's, and the others look into it.
         if not self._rank and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-            time.sleep(2 * PRECEDENCE)
+            time.sleep(ROLL_CALL + 2 * PRECEDENCE)
 
     def _ended(self) -> int | None:
         """The exit code of one that told why it ended."""

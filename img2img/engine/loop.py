@@ -85,8 +85,8 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
     for network in method.networks.values():
         network.train()
     bundled = -1
-    if state.step == 0:
-        _write_samples(run, state, events)
+    # A copy of the weights before the first step, which is drawn after it.
+    untrained = _translator(run, state) if state.step == 0 and processes.main else None
     began = time.perf_counter() - state.elapsed_s
     window_began = time.perf_counter() - state.window_s
     with StopRequest(processes, LAG if run.device.type == "cuda" else 0) as stop:
@@ -94,9 +94,16 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
             unreadable.note(batch)
             state.scale_rates(plan.schedule.factor(state.step, plan.total_steps))
             gradients.weigh(batch)
-            state.window.add(step(batch.source, batch.target, state.step + 1), batch.share)
+            losses = step(batch.source, batch.target, state.step + 1, alike=gradients.even)
+            state.window.add(losses, batch.share)
             state.count_step(batch.pairs)
             on_step(state.step)
+            if untrained is not None:
+                # Nobody need wait for it before something is learned; it counts for no step.
+                waited = -time.perf_counter()
+                _write_samples(run, untrained, 0, events)
+                untrained, waited = None, waited + time.perf_counter()
+                began, window_began = began + waited, window_began + waited
 
             ends = state.step == plan.total_steps
             last = stop.agreed() or ends
@@ -106,7 +113,7 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
             if sample or score or save:
                 average_statistics(state.networks(), processes)
             if log:
-                losses = state.window.means(processes)  # waits for the device
+                means = state.window.means(processes)  # waits for the device
                 now = time.perf_counter()
                 state.elapsed_s = now - began
                 speed = state.window_images / max(now - window_began, 1e-9)
@@ -117,14 +124,14 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
                     "images": state.images,
                     "elapsed_s": round(state.elapsed_s, 3),
                     "images_per_s": round(speed, 3),
-                    "losses": losses,
+                    "losses": means,
                 }
                 if processes.main:
                     directory.add_metrics(line)
                 events.tell("on_metrics", metrics=line)
-                _check_finite(losses, state.step)
-            if sample:
-                _write_samples(run, state, events)
+                _check_finite(means, state.step)
+            if sample and processes.main:
+                _write_samples(run, _translator(run, state), state.step, events)
             if score:
                 _validate(run, state, events)
             if save:
@@ -188,20 +195,17 @@ def _translator(run: Run, state: TrainState) -> Translator:
     return Translator(copy.deepcopy(state.shown), run.task, run.policy, device=run.device)
 
 
-def _write_samples(run: Run, state: TrainState, events: Events) -> None:
-    if not run.processes.main:
-        return
-    translator, task = _translator(run, state), run.task
-    rows = []
+def _write_samples(run: Run, translator: Translator, step: int, events: Events) -> None:
+    task, rows = run.task, []
     pairs = run.validation_pairs
     for source, target in readable(pairs, spread(len(pairs), run.plan.sample_count)):
         output = translator.translate(source[None]).cpu()[0]
         shown = [task.decode_source(source), task.decode_target(output, source)]
         rows.append([to_display(image) for image in (*shown, task.decode_target(target, source))])
     if rows:
-        path = run.directory.sample_path(state.step)
+        path = run.directory.sample_path(step)
         write_sheet(path, rows)
-        events.tell("on_samples", step=state.step, path=path)
+        events.tell("on_samples", step=step, path=path)
 
 
 def _validate(run: Run, state: TrainState, events: Events) -> None:

@@ -47,6 +47,9 @@ class Stepper:
         self._recording: Recording | None = None
         self._stream: torch.cuda.Stream | None = None
         self._eager_left = EAGER_STEPS
+        if device.type == "cuda":
+            # All steps have the same shapes, so that trying all algorithms once is worth it.
+            torch.backends.cudnn.benchmark = True
         if capture and device.type == "cuda":
             reason = make_capturable(method.optimizers.values(), device)
             if reason is None:
@@ -59,17 +62,20 @@ class Stepper:
         """Whether steps are replayed by now."""
         return self._recording is not None
 
-    def __call__(self, source: Tensor, target: Tensor, number: int) -> dict[str, Tensor]:
+    def __call__(
+        self, source: Tensor, target: Tensor, number: int, *, alike: bool = True
+    ) -> dict[str, Tensor]:
         """Step `number` (from 1) on a batch (B, C, H, W): its losses, scalars on the device.
 
-        They are overwritten by the next step.
+        They are overwritten by the next step. A step that differs from the others in more than its
+        images (not `alike`) is none to record or to replay.
 
         Raises:
             Img2ImgError: the method, or a part of it, failed.
         """
-        if self._recording is not None and self._recording.fits(source, target):
+        if self._recording is not None and alike and self._recording.fits(source, target):
             return self._recording.replay(source, target)
-        if self._stream is None or self._recording is not None:
+        if self._stream is None or self._recording is not None or not alike:
             return self._eager(source, target, number)
         return self._before_recording(self._stream, source, target, number)
 
