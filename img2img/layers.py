@@ -39,8 +39,8 @@ class SyncBatchNorm(nn.SyncBatchNorm):
     """Batch normalisation over the batches of all processes. Shape: (B, C, H, W), same out.
 
     In a single process it is `BatchNorm2d`, its single value a channel included. torch's own runs
-    on GPUs alone, and takes the processes' losses for equally heavy; where that does not do, the
-    same is computed here.
+    on GPUs alone, waits for them, has no second derivative and takes the processes' losses for
+    equally heavy; so the same is computed here.
 
     Attributes:
         share: of this process in a step whose pairs cannot be split evenly: its pairs times the
@@ -56,8 +56,6 @@ class SyncBatchNorm(nn.SyncBatchNorm):
                 return input * 0 + self.bias.view(1, -1, 1, 1)
             # Past torch's own, which refuses what is on no GPU.
             return super(nn.SyncBatchNorm, self).forward(input)
-        if input.device.type == "cuda" and self.share is None:
-            return super().forward(input)
         return self._over_all(input)
 
     def _over_all(self, input: Tensor) -> Tensor:

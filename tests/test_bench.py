@@ -144,7 +144,7 @@ def test_the_first_step_does_not_count():
     taken = time_steps(step, CPU, 0.0)
     assert len(calls) == 3
     assert len(taken) == 2
-    assert max(taken) < 0.15
+    assert max(taken) < 0.2
     assert min(taken) >= 0.002
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from img2img.data import SideBySide, TwoFolders, kept_files, listing
 from img2img.data.images import SUFFIXES, find_images, hold_out
-from img2img.data.sequences import Part, Texts, Zipped
+from img2img.data.sequences import SplitOf, Texts, Zipped
 from img2img.errors import DataError
 
 
@@ -287,7 +287,7 @@ def test_parts_are_every_tenth_and_the_others(count):
 
 
 def test_a_part_of_very_many_is_made_at_once():
-    part = Part(range(10**15), "train")
+    part = SplitOf(range(10**15), "train")
     assert len(part) == 9 * 10**14
     assert part[8] == 8
     assert part[9] == 10

@@ -3,6 +3,7 @@
 import os
 import pickle
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -217,8 +218,8 @@ def test_closing_ends_the_workers_soon():
     began = time.perf_counter()
     assert len(children()) == len(before) + 2
     loader.close()
-    # Sixteen pairs of a message would take 0.8 s.
-    assert time.perf_counter() - began < 0.5
+    # Two whole messages of sixteen pairs, as each worker has waiting, would take 1.6 s.
+    assert time.perf_counter() - began < 1.5
     assert children() == before
 
 
@@ -280,7 +281,7 @@ def test_signals_to_the_whole_group_are_the_main_process_s(tmp_path):
     os.killpg(ran.pid, signal.SIGTERM)
     out, err = ran.communicate(timeout=60)
     # It went on for as long as it liked, and nobody else had anything to say.
-    assert (out, err) == ("steps 120 [2, 15]\n", "")
+    assert re.fullmatch(r"steps \d{3} \[2, 15\]\n", out) and err == ""
     assert ran.returncode == 0
 
 
@@ -291,10 +292,13 @@ def test_slots_are_not_overwritten_before_they_were_read():
     one, two = slots.put(0, [first]), slots.put(0, [second, second[0]])
     assert torch.equal(slots.get(two, 1, pin_memory=False), second[0])
     assert one.slot != two.slot
+    begun, begins = os.pipe()
     child = os.fork()
     if not child:
+        os.write(begins, b"1")
         slots.put(0, [third])
         os._exit(0)
+    os.read(begun, 1)
     time.sleep(0.1)
     assert torch.equal(slots.get(one, 0, pin_memory=False), first)
     slots.free(one)
@@ -557,7 +561,7 @@ def test_a_huge_budget_takes_no_memory():
     store = keep_pairs(10**7, 200_000)
     assert store is not None
     store.put(9_999_999, *[np.zeros((4, 4, 3), np.uint8)] * 2)
-    assert time.perf_counter() - began < 0.2
+    assert time.perf_counter() - began < 5  # 160 GB of zeros would take minutes
     assert resident() - before < 10**6
 
 

@@ -1,10 +1,12 @@
 """A step in the quickest way: what may be recorded, what goes on as it is, and the same result."""
 
 import contextlib
+import itertools
 import random
 import resource
 import sys
 import warnings
+from collections import deque
 
 import numpy as np
 import pytest
@@ -13,11 +15,12 @@ from torch import nn
 
 from img2img.discriminators import PatchGAN16
 from img2img.engine import stepping
-from img2img.engine.capture import Recording, StillValues, make_capturable
+from img2img.engine.capture import Recording, make_capturable
 from img2img.engine.memory import keeping_freed_memory
 from img2img.engine.optimizers import load_optimizer, plain_groups, set_rate
 from img2img.engine.precision import set_precision
 from img2img.engine.stepping import EAGER_STEPS, Stepper
+from img2img.engine.watching import StillValues
 from img2img.errors import Img2ImgError
 from img2img.generators import UNet
 from img2img.layers import FEW_PIXELS, ConvTranspose2d
@@ -52,14 +55,15 @@ class Linear:
     """A method with one weight; what `each_step` does is what a test is about."""
 
     def __init__(self, each_step=lambda method: None):
+        # First, so that equal numbers in what comes later are looked at before them.
+        self.count, self.history, self.part = 0, [], nn.Module()
+        self.part.seen = 0
         self.generator = nn.Conv2d(3, 3, 1)
         self.networks = {"generator": self.generator}
         self.optimizers = {
             "generator": torch.optim.Adam(self.generator.parameters(), lr=0.1, fused=True)
         }
         self.each_step = each_step
-        self.count, self.history, self.part = 0, [], nn.Module()
-        self.part.seen = 0
 
     def step(self, source, target):
         self.each_step(self)
@@ -74,7 +78,8 @@ class Linear:
 
 def changed(method, device=CPU):
     source, target = pairs(1)[0]
-    method.step(source, target)  # optimizers make their state in the first
+    for _ in range(EAGER_STEPS - 1):
+        method.step(source, target)
     with StillValues(method, device) as still:
         method.step(source, target)
     return still.changed
@@ -90,6 +95,17 @@ def count_in_part(method):
 
 def remember(method):
     method.history.append(0.5)
+
+
+def keep(**parts):
+    """A method that has these attributes."""
+
+    def make(each_step):
+        method = Linear(each_step)
+        vars(method).update(parts)
+        return method
+
+    return make
 
 
 def decay(method):
@@ -110,6 +126,34 @@ def decay(method):
 )
 def test_what_a_recording_would_freeze_is_found(each_step, said):
     assert said in changed(Linear(each_step))
+
+
+def schedule(method):
+    method.part = torch.optim.lr_scheduler.StepLR(method.optimizers["generator"], 1)
+    return method
+
+
+@pytest.mark.parametrize(
+    ("part", "use"),
+    [
+        (np.random.default_rng(0), lambda part: part.random()),
+        (random.Random(0), lambda part: part.random()),
+        (torch.Generator(), lambda part: torch.rand(1, generator=part)),
+        (np.zeros(3), lambda part: part.__setitem__(0, part[0] + 1)),
+        (deque([1.0], maxlen=4), lambda part: part.append(2.0)),
+        ({0}, lambda part: part.add(len(part))),
+        (itertools.count(), next),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_parts_that_change_are_found(part, use):
+    assert changed(keep(part=part)(lambda method: None)) is None
+    assert "Linear.part" in changed(keep(part=part)(lambda method: use(method.part)))
+
+
+def test_a_schedule_within_the_step_is_found():
+    method = schedule(Linear(lambda method: method.part.step()))
+    assert "keeps count in Python" in changed(method)
 
 
 def test_tensors_of_the_host_are_looked_at_where_training_is_elsewhere():
@@ -145,6 +189,7 @@ class FakeRecording:
     """Steps as a recording does, and counts."""
 
     replays = 0
+    closed = False
     reason = None
 
     def __init__(self, method, source):
@@ -153,6 +198,9 @@ class FakeRecording:
     @classmethod
     def of(cls, method, source, target, stream):
         return (None, cls.reason) if cls.reason else (cls(method, source), None)
+
+    def close(self):
+        type(self).closed = True
 
     def fits(self, source, target):
         return source.shape == self.shape
@@ -187,12 +235,38 @@ def test_steps_are_replayed_after_a_few(recordings):
         assert step.captured == (number > EAGER_STEPS)
         step(source, target, number)
     assert recordings.replays == 4
-    step(source[:1], target[:1], 99)  # an odd last batch
+    with pytest.warns(RuntimeWarning, match="step 99 has another number of pairs"):
+        step(source[:1], target[:1], 99)  # an odd last batch
     assert recordings.replays == 4
     step(source, target, 100)
     assert recordings.replays == 5
-    step(source, target, 101, alike=False)
-    assert recordings.replays == 5
+    step(source, target, 101, alike=False)  # said once
+    assert recordings.replays == 5 and not recordings.closed
+    step.close()
+    assert recordings.closed and not step.captured
+
+
+def test_a_recording_that_fails_leaves_no_trace(monkeypatch):
+    """Not even of a step that breaks off while the discriminator is held still."""
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph", lambda *args, **options: contextlib.nullcontext())
+    first, second = pairs(2)
+    calls = []
+
+    class Once(nn.Module):
+        def forward(self, output, target):
+            calls.append(1)
+            if len(calls) == 2:
+                raise RuntimeError("cannot be captured\nand so on")
+            return (output - target).square().mean()
+
+    method = pix2pix(extra=[WeightedLoss("once", 1.0, Once())])
+    method.step(*first)
+    recording, reason = Recording.of(method, *second, None)
+    assert (recording, reason) == (None, "cannot be recorded (RuntimeError: cannot be captured)")
+    parameters = [p for network in method.networks.values() for p in network.parameters()]
+    assert all(p.requires_grad and p.grad is None for p in parameters)
+    method.step(*second)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from img2img.bundle import load_bundle
 from img2img.engine.checkpoint import find_checkpoints
 from img2img.engine.directory import RunDirectory
 from img2img.engine.schedule import Schedule
+from img2img.engine.stepping import Stepper
 from img2img.errors import DataError, Img2ImgError, Interrupted, RecipeError, RequestError
 
 RECIPE = """
@@ -667,3 +668,19 @@ def test_tables_can_be_overridden_from_python(tmp_path, recipe):
         given, _, text = assignment.partition("=")
         assert given == key
         assert tomllib.loads(f"v = {text}") == {"v": value}
+
+
+def test_what_was_recorded_is_let_go_however_a_run_ends(tmp_path, recipe, monkeypatch):
+    """NCCL waits without end for what still holds collectives."""
+    closed = []
+    monkeypatch.setattr(Stepper, "close", lambda self: closed.append(self))
+    run(recipe, tmp_path / "ends", train__steps=1)
+    assert len(closed) == 1
+
+    def fail(self, *batch, **options):
+        raise Img2ImgError("no")
+
+    monkeypatch.setattr(Stepper, "__call__", fail)
+    with pytest.raises(Img2ImgError, match="no"):
+        run(recipe, tmp_path / "fails", train__steps=1)
+    assert len(closed) == 2

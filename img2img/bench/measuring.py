@@ -16,7 +16,7 @@ from img2img.bench.hardware import Hardware, measure_hardware
 from img2img.bench.pairs import Pairs, pairs_of
 from img2img.bench.timing import WARM_UP, Loading, time_loading, time_steps
 from img2img.data.resources import available_cores, available_memory
-from img2img.engine.memory import keeping_freed_memory
+from img2img.engine.memory import is_memory, keeping_freed_memory
 from img2img.engine.precision import Resolved
 from img2img.engine.stepping import Stepper
 from img2img.recipe import Recipe
@@ -119,7 +119,6 @@ def measure(
             left = max(ends - time.perf_counter(), LEAST_SHARE * seconds)
             share = left / (len(wanted) - number)
             steps.append(bench.step(pairs, work, precision, size, steps, left, share))
-        side = recipe.data.load_size or recipe.data.crop_size
         return Findings(
             hardware=hardware,
             work=work,
@@ -128,7 +127,7 @@ def measure(
             workers=worker_count(recipe.data.workers, device),
             cores=available_cores(),
             pairs=pairs.count,
-            pair_bytes=side * side * sum(pairs.dataset().channels),
+            pair_bytes=pairs.kept_bytes(),
             drawn=drawn,
         )
 
@@ -236,8 +235,3 @@ class _Bench:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def is_memory(error: Exception) -> bool:
-    """Whether an error says that memory is used up; on a CPU torch has no type for it."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in str(error)

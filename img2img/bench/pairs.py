@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +17,7 @@ from img2img.assemble.networks import activation_of
 from img2img.data.loading import PairDataset
 from img2img.data.synthetic import Synthetic
 from img2img.data.writing import write_picture
-from img2img.errors import DataError
+from img2img.errors import DataError, ImageError
 from img2img.picture import Picture
 from img2img.recipe import Choice, ColorSettings, Recipe
 from img2img.registry import Registry
@@ -51,6 +51,14 @@ class Pairs:
     def dataset(self) -> PairDataset:
         """As training sees them, none of them read yet."""
         return build_datasets(self.recipe, self.registry, self.task).train
+
+    def kept_bytes(self) -> int:
+        """What a pair takes in memory as it is kept; that of the first that can be read."""
+        dataset = self.dataset()
+        for index in range(len(dataset)):
+            with suppress(ImageError):
+                return sum(image.nbytes for image in dataset.prepared(index))
+        return 0
 
     def batch(self, size: int, task: Task, device: torch.device) -> tuple[Tensor, Tensor]:
         """Source and target (B, C, H, W) for a step: one pair over and over, or noise."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img.data.listing import list_files
-from img2img.data.sequences import Part, Split
+from img2img.data.sequences import Split, SplitOf
 from img2img.errors import DataError
 from img2img.picture import Pixels
 
@@ -81,4 +81,4 @@ def split_images(root: Path, split: Split) -> Sequence[Path]:
 
 def hold_out(items: Sequence[Item], split: Split) -> Sequence[Item]:
     """Every tenth item for validation, at least one where there are two; the others to train on."""
-    return Part(items, split) if len(items) > 1 else items
+    return SplitOf(items, split) if len(items) > 1 else items

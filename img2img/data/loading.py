@@ -109,14 +109,10 @@ class PairDataset(Dataset[Batch]):
             ImageError: it cannot be read.
         """
         seed = _seed_of(self.seed, epoch, index)
-        if self.kept is not None and self._preparing is not None:
-            prepared = self.kept.get(index)
-            if prepared is None:
-                prepared = self._preparing.prepare(*self._read(index))
-                self.kept.put(index, *prepared)
-            source, target = self._preparing.vary(*prepared, seed)
-        else:
+        if self._preparing is None:
             source, target = self.transform(*self._read(index), seed)
+        else:
+            source, target = self._preparing.vary(*self.prepared(index), seed)
         try:
             # Not before: a source that makes the one from the other may need its colours.
             source = fit_channels(source, self.channels[0])
@@ -124,6 +120,21 @@ class PairDataset(Dataset[Batch]):
         except UnusableError as error:
             raise ImageError(Path(self.pairs.name(index)), str(error)) from None
         return self.task.encode_source(source), self.task.encode_target(target)
+
+    def prepared(self, index: int) -> Pair:
+        """Both images of a pair before anything random, which is how they are kept.
+
+        Raises:
+            ImageError: it cannot be read.
+        """
+        pair = None if self.kept is None else self.kept.get(index)
+        if pair is None:
+            pair = self._read(index)
+            if self._preparing is not None:
+                pair = self._preparing.prepare(*pair)
+            if self.kept is not None:
+                self.kept.put(index, *pair)
+        return pair
 
     def batch(self, part: Part) -> Batch:
         """This process's part of a step.

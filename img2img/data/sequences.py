@@ -90,7 +90,7 @@ class Zipped(Lazy[tuple[Any, ...]]):
         return tuple(side[index] for side in self.sides)
 
 
-class Part(Lazy[Item]):
+class SplitOf(Lazy[Item]):
     """Every tenth item, at least one where there are two, or all of the others.
 
     Args:

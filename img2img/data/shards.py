@@ -15,7 +15,7 @@ from img2img.data.images import Split, hold_out
 from img2img.data.kept_files import texts_in
 from img2img.data.limits import BESIDE, BYTES_PER_PIXEL, over_limit, pixel_limit
 from img2img.data.reading import decode, reason_of
-from img2img.data.sequences import Part
+from img2img.data.sequences import SplitOf
 from img2img.data.shard_index import find_pairs
 from img2img.data.side_by_side import split_halves
 from img2img.errors import DataError, ImageError
@@ -79,7 +79,7 @@ class Shards:
         everything = range(len(self.rows))
         self.indices = everything if is_held_out else hold_out(everything, split)
         ends = np.cumsum(arrays["counts"]).tolist()
-        if isinstance(self.indices, Part):
+        if isinstance(self.indices, SplitOf):
             ends = [self.indices.before(end) for end in ends]
         self.shards = [b - a for a, b in zip([0, *ends], ends, strict=False) if b > a]
 

@@ -1,22 +1,14 @@
-"""A whole training step as one CUDA graph, and what keeps a method from being recorded."""
+"""A whole training step as one CUDA graph."""
 
 from __future__ import annotations
 
-import random
-import warnings
-from collections.abc import Iterable, Iterator
-from types import ModuleType, TracebackType
-from typing import Any
+from collections.abc import Iterable
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from img2img.methods import Method
-
-# What of an object is looked at for a change; anything else is left to whoever made it.
-PLAIN = (int, float, str, bytes, bool, type(None), torch.dtype)
 
 
 def make_capturable(optimizers: Iterable[Optimizer], device: torch.device) -> str | None:
@@ -61,16 +53,23 @@ class Recording:
         Recording runs nothing, so it leaves weights as they are.
         """
         source, target = source.clone(), target.clone()
+        parameters = [p for network in method.networks.values() for p in network.parameters()]
+        trained = [parameter.requires_grad for parameter in parameters]
         # Gradients are made anew inside, in memory that belongs to the recording.
-        for network in method.networks.values():
-            network.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.grad = None
         graph = torch.cuda.CUDAGraph()
         try:
-            # The loader's thread pins memory meanwhile, which the default mode would not allow.
+            # Other threads, such as NCCL's watchdog, may ask the device something meanwhile, which
+            # the default mode would not allow.
             with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 losses = method.step(source, target)
         # CUDA tells what it will not record in many ways, and then the step simply runs as it is.
         except Exception as error:
+            # What a step that broke off in its middle left behind, gradients never computed too.
+            for parameter, before in zip(parameters, trained, strict=True):
+                parameter.requires_grad_(before)
+                parameter.grad = None
             return None, f"cannot be recorded ({type(error).__name__}: {first_line(error)})"
         return cls(graph, source, target, losses), None
 
@@ -85,105 +84,9 @@ class Recording:
         self._graph.replay()
         return self._losses
 
-
-class StillValues:
-    """Watches one step for what a recording would freeze or could not hold.
-
-    A replay runs no Python: a counter, a schedule or a random number of the host's would stay as
-    it was when it was recorded, and nobody would notice. After the context `changed` says what was
-    found, or is None.
-
-    Args:
-        method: whose step runs inside.
-        device: where it trains; tensors elsewhere are the host's.
-        watch: False looks at nothing.
-    """
-
-    def __init__(self, method: Method, device: torch.device, *, watch: bool = True) -> None:
-        self.changed: str | None = None
-        self._method, self._device, self._watch = method, device, watch
-
-    def __enter__(self) -> StillValues:
-        if self._watch:
-            self._before = dict(_plain_values(self._method, self._device))
-            self._random = _host_random()
-            if torch.cuda.is_available():
-                # The step is real training and has to end well, so this only tells.
-                self._mode = torch.cuda.get_sync_debug_mode()
-                torch.cuda.set_sync_debug_mode("warn")
-            self._warnings = warnings.catch_warnings(record=True)
-            self._told = self._warnings.__enter__()
-            warnings.simplefilter("always")
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
-        if not self._watch:
-            return
-        self._warnings.__exit__(kind, error, at)
-        if torch.cuda.is_available():
-            torch.cuda.set_sync_debug_mode(self._mode)
-        synchronizes = [w for w in self._told if "synchronizing" in str(w.message)]
-        for other in self._told:
-            if other not in synchronizes:
-                warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-        after = dict(_plain_values(self._method, self._device))
-        moved = [name for name in {**self._before, **after} if self._changed(name, after)]
-        if synchronizes:
-            where = synchronizes[0]
-            self.changed = f"waits for the device ({where.filename}, line {where.lineno})"
-        elif moved:
-            self.changed = f"keeps count in Python ({moved[0]} changes from step to step)"
-        elif _differ(self._random, _host_random()):
-            self.changed = "draws random numbers on the host"
-
-    def _changed(self, name: str, after: dict[str, Any]) -> bool:
-        if name not in self._before or name not in after:
-            return True
-        return bool(self._before[name] != after[name])
-
-
-def _plain_values(method: Method, device: torch.device) -> Iterator[tuple[str, Any]]:
-    """What the method, its losses, optimizers and modules keep on the host: numbers and texts."""
-    objects: list[tuple[str, Any]] = [(type(method).__name__, method)]
-    seen: set[int] = set()
-    while objects:
-        name, item = objects.pop()
-        if id(item) in seen:
-            continue
-        seen.add(id(item))
-        if isinstance(item, PLAIN):
-            yield name, item
-        elif isinstance(item, Tensor):
-            if item.device.type != device.type:
-                yield name, item._version
-        elif isinstance(item, Optimizer):
-            objects += [(f"{name}.param_groups", item.param_groups)]
-        elif isinstance(item, dict):
-            objects += [(f"{name}[{key!r}]", value) for key, value in item.items()]
-        elif isinstance(item, (list, tuple)):
-            objects += [(f"{name}[{i}]", value) for i, value in enumerate(item)]
-        elif hasattr(item, "__dict__") and _is_part(item):
-            objects += [(f"{name}.{key}", value) for key, value in vars(item).items()]
-
-
-def _is_part(item: Any) -> bool:
-    if isinstance(item, (type, ModuleType)):
-        return False
-    return isinstance(item, nn.Module) or not type(item).__module__.startswith("torch")
-
-
-def _host_random() -> tuple[Any, ...]:
-    kind, keys, position, *_ = np.random.get_state(legacy=True)
-    return random.getstate(), (kind, np.asarray(keys).tobytes(), position), torch.get_rng_state()
-
-
-def _differ(before: tuple[Any, ...], after: tuple[Any, ...]) -> bool:
-    return before[:2] != after[:2] or not torch.equal(before[2], after[2])
+    def close(self) -> None:
+        """Give the recording's memory back. NCCL does not end while collectives are recorded."""
+        self._graph.reset()
 
 
 def first_line(error: Exception) -> str:

@@ -33,19 +33,17 @@ class MeanGradients:
 
     Attributes:
         share: the weight of this process's gradients in the next step.
-        even: whether all processes have as many pairs in it. Where they have not, none may replay a
-            recorded step, in which the weight is that of an even one.
+        even: whether all processes have as many pairs in the step. Where they have not, none may
+            replay a recorded one, in which all gradients weigh the same.
 
     Args:
         method: what is trained.
         processes: those that train it; a single one changes nothing.
-        batch_size: pairs a step in each process, where the pairs can be split evenly.
     """
 
-    def __init__(self, method: Method, processes: Processes, batch_size: int) -> None:
+    def __init__(self, method: Method, processes: Processes) -> None:
         self.share, self.even = 1.0, True
         self._world_size = processes.world_size
-        self._pairs = batch_size * processes.world_size
         self._norms: list[SyncBatchNorm] = []
         if not processes.several:
             return
@@ -56,13 +54,14 @@ class MeanGradients:
 
     def weigh(self, batch: Batch) -> None:
         """Give this process's gradients the weight of its part of the step's pairs."""
-        self.share, self.even = batch.share, batch.pairs == self._pairs
+        self.share, self.even = batch.share, batch.pairs % self._world_size == 0
         for norm in self._norms:
             norm.share = None if self.even else batch.share
 
     @torch.no_grad()
     def _average(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        found = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        found = [_as_stored(p, p.grad) for p in parameters if p.grad is not None]
         for gradients in buckets(found, BUCKET_BYTES):
             flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
             if self.share != 1:
@@ -116,6 +115,15 @@ def buckets(tensors: Iterable[Tensor], most_bytes: int) -> list[list[Tensor]]:
         groups[-1].append(tensor)
         size += bytes_
     return groups
+
+
+def _as_stored(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """A gradient in the order that memory has the weights in, the same in all processes.
+
+    So it is copied as it lies, most often.
+    """
+    channels_last = parameter.dim() == 4 and not parameter.is_contiguous()
+    return gradient.permute(0, 2, 3, 1) if channels_last else gradient
 
 
 def _copy_back(flat: Tensor, tensors: list[Tensor]) -> None:

@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 
 from img2img.bundle import save_bundle, saved_step
@@ -79,7 +80,7 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
         rank=processes.rank,
         world_size=processes.world_size,
     )
-    gradients = MeanGradients(method, processes, plan.batch_size)
+    gradients = MeanGradients(method, processes)
     step = Stepper(method, run.device, capture=plan.capture, compile=plan.compile)
     unreadable = _Unreadable(len(run.train_pairs))
     for network in method.networks.values():
@@ -89,7 +90,8 @@ def train(run: Run, events: Events, on_step: OnStep = lambda step: None) -> None
     untrained = _translator(run, state) if state.step == 0 and processes.main else None
     began = time.perf_counter() - state.elapsed_s
     window_began = time.perf_counter() - state.window_s
-    with StopRequest(processes, LAG if run.device.type == "cuda" else 0) as stop:
+    lag = LAG if run.device.type == "cuda" else 0
+    with closing(step), StopRequest(processes, lag) as stop:
         for batch in on_device(loader, run.device):
             unreadable.note(batch)
             state.scale_rates(plan.schedule.factor(state.step, plan.total_steps))

@@ -15,6 +15,14 @@ _TRAINING = {_TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2**28, _MMAP_MAX: 0}
 _USUAL = {_TRIM_THRESHOLD: 2**17, _TOP_PAD: 0, _MMAP_MAX: 2**16}
 
 
+def is_memory(error: Exception) -> bool:
+    """Whether an error says that memory is used up; on a CPU torch has no type for it."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    said = str(error)
+    return any(it in said for it in ("out of memory", "allocate memory", "not enough memory"))
+
+
 @contextlib.contextmanager
 def keeping_freed_memory(device: torch.device) -> Iterator[None]:
     """A context in which a training step on the CPU reuses the memory of the step before.

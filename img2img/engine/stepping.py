@@ -7,7 +7,9 @@ import warnings
 import torch
 from torch import Tensor
 
-from img2img.engine.capture import Recording, StillValues, make_capturable
+from img2img.engine.capture import Recording, make_capturable
+from img2img.engine.memory import is_memory
+from img2img.engine.watching import StillValues
 from img2img.errors import Img2ImgError
 from img2img.methods import Method
 
@@ -47,6 +49,7 @@ class Stepper:
         self._recording: Recording | None = None
         self._stream: torch.cuda.Stream | None = None
         self._eager_left = EAGER_STEPS
+        self._odd_told = False
         if device.type == "cuda":
             # All steps have the same shapes, so that trying all algorithms once is worth it.
             torch.backends.cudnn.benchmark = True
@@ -62,6 +65,12 @@ class Stepper:
         """Whether steps are replayed by now."""
         return self._recording is not None
 
+    def close(self) -> None:
+        """Let go of what was recorded."""
+        if self._recording is not None:
+            self._recording.close()
+        self._recording = self._stream = None
+
     def __call__(
         self, source: Tensor, target: Tensor, number: int, *, alike: bool = True
     ) -> dict[str, Tensor]:
@@ -75,6 +84,14 @@ class Stepper:
         """
         if self._recording is not None and alike and self._recording.fits(source, target):
             return self._recording.replay(source, target)
+        if self._recording is not None and not self._odd_told:
+            self._odd_told = True
+            warnings.warn(
+                f"step {number} has another number of pairs than the ones before, and runs without "
+                f"the CUDA graph, as all of its kind will: that is slower, and nothing else",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         if self._stream is None or self._recording is not None or not alike:
             return self._eager(source, target, number)
         return self._before_recording(self._stream, source, target, number)
@@ -108,11 +125,9 @@ class Stepper:
         name = type(self.method).__name__
         try:
             losses = self.method.step(source, target)
-        except (Img2ImgError, MemoryError, torch.OutOfMemoryError):
-            raise
         except Exception as error:
-            if "memory" in str(error):
-                raise  # the CPU's allocator has no type of its own
+            if isinstance(error, Img2ImgError) or is_memory(error):
+                raise
             raise Img2ImgError(
                 f"{name} failed in step {number}: {type(error).__name__}: {error}; "
                 f"--debug shows where"
