@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--probe", nargs=3, metavar=("KIND", "ROOT", "READS"), help=argparse.SUPPRESS
     )
+    parser.add_argument("--record", nargs="?", const="", metavar="PAGE", help="as the others have")
     options = parser.parse_args(arguments)
     if options.probe is not None:
         kind, root, reads = options.probe
@@ -54,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         # For this process; probes have another one, where nothing is kept before their first start.
         os.environ["IMG2IMG_CACHE"] = str(Path(folder, "own-cache"))
-        print(json.dumps(benchmark(options, Path(folder)), indent=2))
+        result = benchmark(options, Path(folder))
+    print(json.dumps(result, indent=2))
+    if options.record is not None:
+        keep(options.record, result)
 
 
 def benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -77,6 +81,49 @@ def benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "python": platform.python_version(),
         "settings": {name: getattr(options, name) for name in names},
     }
+
+
+def keep(page: str, result: dict[str, Any]) -> None:
+    """Write the outcome into the page."""
+    # Late, because it imports torch, and a probe is this script as well.
+    import torch
+    from record import PAGE, record
+
+    rows: list[list[object]] = []
+    for count, starts_of in result["lists"].items():
+        first, second = starts_of["first_start"], starts_of["second_start"]
+        rows.append(
+            [
+                f"a list of {int(count):,} files",
+                first["first_pair_s"],
+                1000 * second["first_pair_s"],
+                second["anonymous_growth_mb"],
+                "",
+            ]
+        )
+    shards = result["shards"] or {}
+    for kind in ("shards", "plain_files"):
+        if kind in shards:
+            first, second = shards[kind]["first_start"], shards[kind]["second_start"]
+            about = f"{shards['pairs']:,} pairs in {kind.replace('_', ' ')}"
+            rows.append(
+                [
+                    f"{about}, {shards['image_bytes'] / 1e9:.1f} GB",
+                    first["first_pair_s"],
+                    1000 * second["first_pair_s"],
+                    second["anonymous_growth_after_mb"],
+                    f"{second['pairs_per_s']:.0f} ({second['processor_ms_per_pair']:.2f} ms)",
+                ]
+            )
+    record(
+        Path(page) if page else PAGE,
+        "data",
+        torch.device("cpu"),
+        ["", "first start, s", "later start, ms", "own memory then, MB", "pairs/s (of one core)"],
+        rows,
+        "To the first pair, in fresh processes; what the files hold was dropped from memory "
+        "before. Each pair occurs once in an epoch split over four processes.",
+    )
 
 
 def measure_shards(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -155,7 +155,9 @@ def keep(page: Path, result: dict[str, Any], device: torch.device) -> None:
         f"median of {settings['rounds']} rounds of {settings['steps']} steps."
     )
     headings = ["step", "ms", "pairs/s", "of the peer's time (spread of rounds)"]
-    record(page, "step", device, headings, rows, note)
+    size, width = settings["size"], settings["width"]
+    name = "step" if (size, width) == (256, 64) else f"step-{size}-{width}"
+    record(page, name, device, headings, rows, note)
 
 
 class Contender:

@@ -37,7 +37,15 @@ def test_data_scale(data_scale, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(data_scale, "FILES_IN_A_FOLDER", 3)
     monkeypatch.setattr(data_scale, "NAMES_OF_ONE", 4)
     settings = ["--size=16", "--gigabytes=2e-5", "--shard-megabytes=0.004", "--reads=5"]
-    data_scale.main([f"--work={tmp_path}", "--files", "12", "20", *settings])
+    monkeypatch.syspath_prepend(Path(data_scale.__file__).parent)
+    page = tmp_path.parent / f"{tmp_path.name}.md"
+    page.write_text("<!-- data-cpu begin -->\n<!-- data-cpu end -->\n", encoding="utf-8")
+    data_scale.main([f"--work={tmp_path}", "--files", "12", "20", *settings, f"--record={page}"])
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
+    assert [row.split("|")[1].split(",")[0].strip().split(" ", 1)[1] for row in rows[2:]] == [
+        *("list of 12 files", "list of 20 files"),
+        *("pairs in shards", "pairs in plain files"),
+    ]
     printed = json.loads(capsys.readouterr().out)
     assert list(tmp_path.iterdir()) == []
     assert not home.exists(), "something was kept where the user keeps things"

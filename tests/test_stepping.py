@@ -413,7 +413,8 @@ def test_memory_of_a_step_is_used_again():
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     with keeping_freed_memory(CPU):
-        assert faults() < 30_000  # the first time they are new
+        faults()  # the first time they are new, and small things may come between
+        assert faults() < 30_000
     assert faults() > 60_000
     with keeping_freed_memory(torch.device("meta")):
         assert faults() > 60_000
