@@ -105,13 +105,20 @@ def test_the_first_step_does_not_wait_for_tensorboard(run):
 
 
 def test_tensorboard_has_everything_though_it_begins_late(run):
+    from PIL import Image
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     out, _ = run
     events = EventAccumulator(str(out / "tensorboard"))
     events.Reload()
     assert [event.step for event in events.Scalars("losses/l1")] == [1, 2]
-    assert [event.step for event in events.Images("samples")] == [0, 2]
+    sheets = events.Images("samples")
+    assert [event.step for event in sheets] == [0, 2]
+    for sheet in sheets:
+        file = out / "samples" / f"step-{sheet.step:08d}.png"
+        assert sheet.encoded_image_string == file.read_bytes()
+        with Image.open(file) as shown:
+            assert (sheet.width, sheet.height) == shown.size
 
 
 def test_a_logger_outside_a_run_makes_no_file(tmp_path):

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from PIL import Image as PillowImage
 
 from img2img.hookspecs import hookimpl
@@ -41,9 +40,20 @@ class TensorBoardLogger:
 
     @hookimpl
     def on_samples(self, step: int, path: Path) -> None:
-        if (writer := self._open()) is not None:
-            with PillowImage.open(path) as sheet:
-                writer.add_image("samples", np.array(sheet), step, dataformats="HWC")
+        if (writer := self._open()) is None:
+            return
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        with PillowImage.open(path) as sheet:
+            width, height = sheet.size
+        # The file as it is: `add_image` would decode it and encode it again, for longer than a
+        # hundred steps of a quick device.
+        image = Summary.Image(
+            height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes()
+        )
+        summary = Summary(value=[Summary.Value(tag="samples", image=image)])
+        assert writer.file_writer is not None  # until it is closed
+        writer.file_writer.add_summary(summary, step)
 
     @hookimpl
     def on_checkpoint(self) -> None:
