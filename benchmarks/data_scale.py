@@ -52,13 +52,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--files, --size, --shard-megabytes and --reads must be above 0")
     if options.gigabytes < 0:
         parser.error(f"--gigabytes must not be below 0, but is {options.gigabytes}")
+    page = None
+    if options.record is not None:
+        # Late, because it imports torch, and a probe is this script as well.
+        import torch
+        from record import PAGE, check_page
+
+        page = Path(options.record) if options.record else PAGE
+        check_page(page, torch.device("cpu"), "data")
+    if options.work is not None:
+        try:
+            options.work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            parser.error(f"--work {options.work}: {error.strerror or error}")
     with tempfile.TemporaryDirectory(dir=options.work) as folder:
         # For this process; probes have another one, where nothing is kept before their first start.
         os.environ["IMG2IMG_CACHE"] = str(Path(folder, "own-cache"))
         result = benchmark(options, Path(folder))
     print(json.dumps(result, indent=2))
-    if options.record is not None:
-        keep(options.record, result)
+    if page is not None:
+        keep(page, result)
 
 
 def benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -83,11 +96,10 @@ def benchmark(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
-def keep(page: str, result: dict[str, Any]) -> None:
+def keep(page: Path, result: dict[str, Any]) -> None:
     """Write the outcome into the page."""
-    # Late, because it imports torch, and a probe is this script as well.
     import torch
-    from record import PAGE, record
+    from record import record
 
     rows: list[list[object]] = []
     for count, starts_of in result["lists"].items():
@@ -116,7 +128,7 @@ def keep(page: str, result: dict[str, Any]) -> None:
                 ]
             )
     record(
-        Path(page) if page else PAGE,
+        page,
         "data",
         torch.device("cpu"),
         ["", "first start, s", "later start, ms", "own memory then, MB", "pairs/s (of one core)"],

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from record import add_record_option, record
+from record import add_record_option, check_page, record, shown
 
 from img2img.assemble import build_networks
 from img2img.bench.floor import StepWork, count_work
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--batch must be at least 1, not {min(options.batch)}")
     try:
         device = resolve_device(options.device)
+        check_page(options.record, device, "floor")
         registry = load_plugins().registry
         recipe = load_recipe(find_recipe(options.recipe), registry, options.set_)
         task, method = build_networks(recipe, registry, device, "float32")
@@ -95,12 +96,13 @@ def keep(page: Any, result: dict[str, Any], device: torch.device) -> None:
         (row["precision"], row["batch_size"], 1000 * row["seconds"], row["images_per_s"])
         for row in result["floor"]
     ]
-    rates = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in hardware["flops"].items())
+    rates = ", ".join(f"{name} {shown(rate / 1e12)}" for name, rate in hardware["flops"].items())
+    moved = shown(step["update_bytes"] / 1e9)
     note = (
-        f"Measured: {hardware['bandwidth'] / 1e9:.3g} GB/s read and written; matrix products in "
-        f"TFLOP/s: {rates}. A step of the recipe `{result['recipe']}` at {result['crop_size']} "
-        f"pixels: {step['flops'] / 1e9:.3g} GFLOP a pair, and {step['update_bytes'] / 1e9:.3g} GB "
-        f"for the optimizers of {step['parameters'] / 1e6:.3g} million parameters."
+        f"Measured: {shown(hardware['bandwidth'] / 1e9)} GB/s read and written; matrix products "
+        f"in TFLOP/s: {rates}. A step of the recipe `{result['recipe']}` at {result['crop_size']} "
+        f"pixels: {shown(step['flops'] / 1e9)} GFLOP a pair, and {moved} GB "
+        f"for the optimizers of {shown(step['parameters'] / 1e6)} million parameters."
     )
     record(page, "floor", device, ("precision", "batch", "floor, ms", "images/s"), rows, note)
 

@@ -28,6 +28,26 @@ def add_record_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_page(page: Path | None, device: torch.device, *names: str) -> None:
+    """Find out, before anything is measured, whether `record` can write into a page.
+
+    Args:
+        page: None where nothing is to be recorded.
+        device: what will be measured on.
+        names: of the outcomes.
+
+    Raises:
+        SystemExit: the page or one of the markers is missing.
+    """
+    for name in names if page is not None else ():
+        _around(page, name, device)
+
+
+def shown(number: float) -> str:
+    """Three digits, but all of those before the point: from 100 on there is no exponent."""
+    return f"{number:.0f}" if abs(number) >= 100 else f"{number:.3g}"
+
+
 def record(
     page: Path, name: str, device: torch.device, headings: Row, rows: Sequence[Row], note: str = ""
 ) -> None:
@@ -40,20 +60,13 @@ def record(
         name: which outcome; the device's type is added, so that a GPU's figures replace no CPU's.
         device: what it was measured on.
         headings: of the columns; all but the first are numbers.
-        rows: as many cells each; a float is rounded to three digits.
+        rows: as many cells each; a float is written as `shown` has it.
         note: a sentence or two below the table.
 
     Raises:
         SystemExit: the page or one of the markers is missing; the page is as it was.
     """
-    begin, end = (f"<!-- {name}-{device.type} {side} -->" for side in ("begin", "end"))
-    try:
-        before, found, rest = page.read_text(encoding="utf-8").partition(begin)
-    except OSError as error:
-        raise SystemExit(f"--record {page}: {error.strerror or error}") from error
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise SystemExit(f"--record {page}: it has no lines {begin} and {end}, in this order")
+    before, after = _around(page, name, device)
     measured = f"{device_name(device)}, torch {torch.__version__}, {date.today().isoformat()}."
     lines = [
         _row(headings),
@@ -62,12 +75,25 @@ def record(
         "",
         f"{measured} {note}".strip(),
     ]
-    text = "\n".join([before + begin, "", *lines, "", end + after])
+    text = "\n".join([before, "", *lines, "", after])
     partial = page.with_name(f".partial-{page.name}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(page)
 
 
+def _around(page: Path, name: str, device: torch.device) -> tuple[str, str]:
+    """The page up to the first marker of an outcome, and from the second on, both with them."""
+    begin, end = (f"<!-- {name}-{device.type} {side} -->" for side in ("begin", "end"))
+    try:
+        before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"--record {page}: {getattr(error, 'strerror', error)}") from error
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise SystemExit(f"--record {page}: it has no lines {begin} and {end}, in this order")
+    return before + begin, end + after
+
+
 def _row(cells: Row) -> str:
-    shown = (f"{cell:.3g}" if isinstance(cell, float) else str(cell) for cell in cells)
-    return f"| {' | '.join(cell.replace('|', '&#124;') for cell in shown)} |"
+    texts = (shown(cell) if isinstance(cell, float) else str(cell) for cell in cells)
+    return f"| {' | '.join(text.replace('|', '&#124;') for text in texts)} |"

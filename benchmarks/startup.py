@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from record import add_record_option, record
+from record import add_record_option, check_page, record
 
 from img2img.engine.precision import resolve_device
 from img2img.errors import RequestError
@@ -92,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         device = resolve_device(options.device)
     except RequestError as error:
         parser.error(str(error))
+    check_page(options.record, device, "startup")
     with tempfile.TemporaryDirectory() as work:
         if options.data is None:
             options.data = draw_pairs(Path(work, "pairs"))

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from peer import importing_from
-from record import add_record_option, record
+from record import add_record_option, check_page, record
 from torch import Tensor, nn
 
 from img2img.bench.hardware import device_name, wait_for
@@ -79,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.contender:
         serve(options, device)
         return
+    check_page(options.record, device, name_of(options.size, options.width))
     result = benchmark(options, device)
     print(json.dumps(result, indent=2))
     if options.record is not None:
@@ -155,9 +156,15 @@ def keep(page: Path, result: dict[str, Any], device: torch.device) -> None:
         f"median of {settings['rounds']} rounds of {settings['steps']} steps."
     )
     headings = ["step", "ms", "pairs/s", "of the peer's time (spread of rounds)"]
-    size, width = settings["size"], settings["width"]
-    name = "step" if (size, width) == (256, 64) else f"step-{size}-{width}"
-    record(page, name, device, headings, rows, note)
+    # Without a peer, the last column is empty.
+    columns = 4 if any(row[3] for row in rows) else 3
+    name = name_of(settings["size"], settings["width"])
+    record(page, name, device, headings[:columns], [row[:columns] for row in rows], note)
+
+
+def name_of(size: int, width: int) -> str:
+    """Under which an outcome is recorded."""
+    return "step" if (size, width) == (256, 64) else f"step-{size}-{width}"
 
 
 class Contender:

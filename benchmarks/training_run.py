@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from record import add_record_option, record
+from record import add_record_option, check_page, record, shown
 
 from img2img.assemble import build_datasets, build_networks
 from img2img.bench.floor import count_work
@@ -44,10 +44,10 @@ PEER_GENERATORS = {256: "unet_256", 128: "unet_128"}
 PEER_NAME = "benchmark"
 PARTS = {
     "start_up_s": "start-up, until the run directory is there",
-    "first_sheet_s": "the sheet of samples before the first step",
+    "sheets_s": "until the first step begins, and the first and the last sheet of samples",
     "steps_s": "steps, at the median of those between two log lines",
     "between_s": "between steps: the first ones, samples, validations, checkpoints",
-    "last_scores_s": "the last sheet and the last validation",
+    "last_scores_s": "the last validation",
     "last_files_s": "the last checkpoint, the model and the report",
     "end_s": "until the process has ended",
 }
@@ -75,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = overrides(options)
     try:
         device = resolve_device(options.device)
+        check_page(options.record, device, "run")
         registry = load_plugins().registry
         recipe = load_recipe(find_recipe(RECIPE), registry, given)
         task, _ = build_networks(recipe, registry, torch.device("cpu"), "float32")
@@ -170,26 +171,26 @@ def our_run(out: Path, device: torch.device, given: list[str], batch: int) -> di
 def parts_of(run: Path, began: float, ended: float, batch: int) -> dict[str, Any]:
     """What a run was made of, by its metrics and by when its files were written.
 
-    The training clock in `metrics.jsonl` starts after the first sheet. Steps count at the median of
-    those between two log lines, so that what happens now and then is not part of them.
+    The training clock in `metrics.jsonl` starts with the first step and stands still for the first
+    sheet, which is drawn after it. Steps count at the median of those between two log lines, so
+    that what happens now and then is not part of them; with one line or two, it hardly shows.
     """
     text = (run / "metrics.jsonl").read_text(encoding="utf-8")
     lines = [line for line in map(json.loads, text.splitlines()) if "losses" in line]
     points = [(0, 0.0), *((line["step"], line["elapsed_s"]) for line in lines)]
     taken = [(t - s) / (n - m) for (m, s), (n, t) in pairwise(points)]
     steps, elapsed = points[-1]
-    # Nothing that only the first steps do, where there are others.
-    step_s = statistics.median(taken[1:] or taken)
+    step_s = statistics.median(taken[1:] or taken)  # the first steps do more, if others follow
     files = ("environment.json", "metrics.jsonl", "report.html")
     assembled, scored, reported = ((run / name).stat().st_mtime for name in files)
-    sheet = run / "samples" / "step-00000000.png"
-    loop = sheet.stat().st_mtime if sheet.is_file() else assembled
+    sheet = run / "samples" / f"step-{steps:08}.png"
+    sampled = sheet.stat().st_mtime if sheet.is_file() else assembled + elapsed
     parts = {
         "start_up_s": assembled - began,
-        "first_sheet_s": loop - assembled,
+        "sheets_s": sampled - assembled - elapsed,
         "steps_s": step_s * steps,
         "between_s": elapsed - step_s * steps,
-        "last_scores_s": scored - (loop + elapsed),
+        "last_scores_s": scored - sampled,
         "last_files_s": reported - scored,
         "end_s": ended - reported,
     }
@@ -198,6 +199,7 @@ def parts_of(run: Path, began: float, ended: float, batch: int) -> dict[str, Any
         "steps": steps,
         "step_s": step_s,
         "pairs_per_s": batch / step_s,
+        "log_lines": len(lines),
         "parts": parts,
     }
 
@@ -332,13 +334,13 @@ def keep(page: Path, result: dict[str, Any], device: torch.device) -> None:
     rows.append(["the floor of the steps", result["floor_s"], f"{result['floor_s'] / wall:.1%}"])
     note = (
         f"{settings['steps']} steps of batch {settings['batch']}, {settings['size']} pixels, width "
-        f"{settings['width']}, {result['precision']}: {1000 * ours['step_s']:.3g} ms a step."
+        f"{settings['width']}, {result['precision']}: {shown(1000 * ours['step_s'])} ms a step."
     )
+    if ours["log_lines"] < 3:
+        note += " So few log lines hardly tell steps from what is between them."
     if ours["busy"] is not None:
-        note += (
-            f" A step alone takes {1000 * ours['step_alone_s']:.3g} ms, so the device is busy for "
-            f"{ours['busy']:.0%} of the run."
-        )
+        alone, busy = shown(1000 * ours["step_alone_s"]), f"{ours['busy']:.0%}"
+        note += f" A step alone takes {alone} ms, so the device is busy for {busy} of the run."
     if peer is not None:
         note += f" The run takes {peer['ratio']:.3g} of the peer's time."
     record(page, "run", device, ["", "s", "of the run"], rows, note)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from img2img.errors import RequestError
-from img2img.registry import suggest
 
 
 def find_recipe(name: str) -> Path:
@@ -22,8 +22,12 @@ def find_recipe(name: str) -> Path:
         return shipped[name]
     if path.is_dir():
         raise RequestError(f"{name} is a folder; a recipe is a .toml file")
-    hint = suggest(name.removesuffix(".toml"), sorted(shipped))
-    raise RequestError(f"there is no recipe file {name!r}, nor a shipped recipe of that name{hint}")
+    near = difflib.get_close_matches(name.removesuffix(".toml"), shipped, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise RequestError(
+        f"there is no recipe file {name!r}, nor a shipped recipe of that name; {hint}"
+        f"`img2img list recipes` lists those"
+    )
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -12,12 +14,13 @@ import pytest
 import torch
 from torch import nn
 
-from img2img.bench import hardware, measuring
+from img2img.bench import hardware, measuring, steps
 from img2img.bench.advice import advise
 from img2img.bench.floor import StepWork, count_work
 from img2img.bench.hardware import Hardware, measure_hardware
-from img2img.bench.measuring import Findings, StepTime
-from img2img.bench.timing import Loading, time_loading, time_steps
+from img2img.bench.measuring import Findings
+from img2img.bench.steps import LEFT_OUT, StepTime, StepTimer, implausible
+from img2img.bench.timing import Loading, time_in_turn, time_loading, time_steps
 from img2img.cli import main
 from img2img.data.loading import PairDataset
 from img2img.losses import L1
@@ -152,6 +155,82 @@ def test_steps_fill_the_time():
     assert len(time_steps(lambda: time.sleep(0.01), CPU, 0.3)) > 5
 
 
+def test_contenders_take_turns():
+    calls = []
+    first, second = (lambda: calls.append(1)), (lambda: calls.append(2))
+    taken = time_in_turn([first, second], CPU, 0.0)
+    # Each warms up, and then they alternate, so that a disturbance meets both.
+    assert calls == [1, 2, 1, 2, 1, 2]
+    assert [len(rounds) for rounds in taken] == [2, 2]
+
+
+def timer(monkeypatch, durations):
+    """A timer of made-up steps; `durations` gives the rounds of each group that is timed."""
+    asked = []
+
+    def run(self, size, precisions, seconds):
+        asked.append((size, tuple(precisions)))
+        return durations(size, precisions, len(asked))
+
+    work = StepWork(flops=10**9, update_bytes=0, parameters=1, saved_bytes=1)
+    monkeypatch.setattr(StepTimer, "_count", lambda self: work)
+    monkeypatch.setattr(StepTimer, "_run", run)
+    rates = Hardware("", 1e9, {"float32": 1e9, "bfloat16": 1e9})
+    return StepTimer(None, None, CPU, rates, None, lambda text: None), asked
+
+
+def test_precisions_of_one_batch_are_timed_together(monkeypatch):
+    made, asked = timer(monkeypatch, lambda size, names, _: [[3.0, 1.0, 2.0, 9.0]] * len(names))
+    made.time([1], ["bfloat16", "float32"], time.perf_counter() + 100, 1.0)
+    assert asked == [(1, ("bfloat16", "float32"))]
+    # The quickest counts; three quarters of the rounds are quicker than `slow`.
+    for row in made.found():
+        assert row.seconds == 1.0
+        assert 3.0 < row.slow < 9.0
+
+
+def test_an_implausible_row_is_timed_again(monkeypatch):
+    # As on a busy machine: one pair took 3 seconds, and two of them 0.1.
+    def durations(size, names, number):
+        return [[3.0, 3.2] if number == 1 else [0.06, 0.07] if size == 1 else [0.1, 0.11]]
+
+    made, asked = timer(monkeypatch, durations)
+    made.time([1, 2], ["float32"], time.perf_counter() + 100, 1.0)
+    assert asked == [(1, ("float32",)), (2, ("float32",)), (1, ("float32",))]
+    assert {row.batch_size: row.seconds for row in made.found()} == {1: 0.06, 2: 0.1}
+    # Without time it stays, and is known as what it is.
+    made, asked = timer(monkeypatch, durations)
+    made.time([1, 2], ["float32"], time.perf_counter(), 100.0)
+    assert len(asked) == 2
+    assert [row.batch_size for row in implausible(made.found())] == [1]
+
+
+def test_what_is_left_out_is_estimated_by_the_least_disturbed(monkeypatch):
+    found = {1: [5.0, 4.0], 2: [1.0, 1.2]}
+    made, _ = timer(monkeypatch, lambda size, *_: [found[size]])
+    made.counted_s = 7.0
+    assert made.expected((2, "float32")) == 3 * 14.0
+    made.time([1, 2], ["float32"], time.perf_counter(), 1e3)
+    # One second for two pairs; three steps of them are what a row takes at least.
+    assert made.expected((8, "float32")) == pytest.approx(3 * 4.0)
+    assert made.left_out_s() is None
+    made.time([8], ["float32"], time.perf_counter(), 1.0)
+    assert made.left_out_s() == pytest.approx(3 * 4.0)
+    assert [row.note for row in made.found()] == ["", "", LEFT_OUT]
+
+
+def test_precisions_that_do_not_fit_together_are_timed_alone(monkeypatch):
+    def durations(size, names, _):
+        if len(names) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return [[1.0, 1.0]]
+
+    made, asked = timer(monkeypatch, durations)
+    made.time([4], ["bfloat16", "float32"], time.perf_counter() + 100, 1.0)
+    assert asked[1:] == [(4, ("bfloat16",)), (4, ("float32",))]
+    assert [row.seconds for row in made.found()] == [1.0, 1.0]
+
+
 class SlowAtFirst:
     """Each pair takes ten milliseconds once, and one from then on."""
 
@@ -198,7 +277,7 @@ def recipe(batch=1, **data):
     )
 
 
-def findings(steps, loading, *, workers=0, cores=8, pairs=400, drawn=None):
+def findings(steps, loading, *, workers=0, cores=8, pairs=400, drawn=None, load=None):
     return Findings(
         hardware=Hardware("", 1.0, {"float32": 1.0}),
         work=None,
@@ -209,6 +288,7 @@ def findings(steps, loading, *, workers=0, cores=8, pairs=400, drawn=None):
         pairs=pairs,
         pair_bytes=2**20,
         drawn=drawn,
+        load=load,
     )
 
 
@@ -253,6 +333,55 @@ def test_another_precision(quick, expected):
     steps = [StepTime("float32", 1, 0.5, None), StepTime("bfloat16", 1, quick, None)]
     found = findings(steps, [Loading(0, 1e4, None)])
     assert assignments(advise(found, recipe(), "float32", on_cpu=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("own_slow", "slow", "expected"),
+    [
+        (0.6, 0.4, ["train.precision=bfloat16"]),
+        (0.6, 0.52, []),  # overlaps with the recipe's quickest round
+        (0.9, 0.4, []),  # the recipe's own scatters
+    ],
+)
+def test_scattered_times_are_no_reason(own_slow, slow, expected):
+    steps = [
+        StepTime("float32", 1, 0.5, None, "", own_slow),
+        StepTime("bfloat16", 1, 0.36, None, "", slow),
+    ]
+    found = findings(steps, [Loading(0, 1e4, None)])
+    advice = advise(found, recipe(), "float32", on_cpu=True)
+    assert assignments(advice) == expected
+    assert any("rounds of the same step differ" in r for r in advice.remarks) == (own_slow == 0.9)
+
+
+def test_impossible_times_are_no_reason():
+    steps = [
+        StepTime("bfloat16", 1, 3.122, None, "", 3.3),
+        StepTime("bfloat16", 2, 0.129, None, "", 0.13),
+        StepTime("float32", 1, 0.17, None, "", 0.18),
+    ]
+    found = findings(steps, [Loading(0, 1e4, None)])
+    advice = advise(found, recipe(), "bfloat16", on_cpu=True)
+    assert advice.settings == ()
+    [remark] = advice.remarks
+    assert "a step of 1 took longer than one of a larger batch, in bfloat16" in remark
+    assert "measure again when it is idle" in remark
+
+
+def test_workers_whose_rate_scatters_are_no_reason():
+    steps = [StepTime("float32", 1, 0.001, None)]
+    ways = [Loading(0, 100.0, None, 1.0), Loading(2, 180.0, None, 2.0)]
+    advice = advise(findings(steps, ways), recipe(), "float32", on_cpu=False)
+    assert advice.settings == ()
+
+
+@pytest.mark.parametrize(("load", "busy"), [(4.1, True), (0.4, False), (None, False)])
+def test_a_busy_machine_is_told(monkeypatch, load, busy):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    found = findings([StepTime("float32", 1, 0.5, None)], [Loading(0, 1e4, None)], load=load)
+    remarks = advise(found, recipe(), "float32", on_cpu=True).remarks
+    said = "other programs use the processor (load 4.1 on 2 cores): measure again when it is idle"
+    assert remarks == ((said,) if busy else ())
 
 
 def test_a_larger_batch_is_no_suggestion_but_a_remark():
@@ -311,15 +440,11 @@ def files(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def at_least_steps(step, device, seconds):
-    return time_steps(step, device, 0.0)
-
-
 def test_bench(tiny, tmp_path, capsys, monkeypatch):
     # Time enough for every row, however busy the machine, and none spent on waiting for it.
     monkeypatch.setattr(measuring, "LOADING_SHARE", 0.005)
     monkeypatch.setattr(
-        measuring, "time_steps", lambda step, device, _: time_steps(step, device, 0)
+        steps, "time_in_turn", lambda several, device, _: time_in_turn(several, device, 0)
     )
     before = files(tmp_path)
     code, out, err = run(
@@ -331,8 +456,10 @@ def test_bench(tiny, tmp_path, capsys, monkeypatch):
     measured = {(step["precision"], step["batch_size"]): step for step in told["steps"]}
     # The recipe's batch is measured, too.
     assert {size for name, size in measured if name == "float32"} == {1, 2, 3}
+    assert told["seconds_for_all"] is None
     for step in told["steps"]:
         assert step["note"] is None
+        assert step["slow_step_s"] >= step["step_s"]
         assert step["images_per_s"] == pytest.approx(step["batch_size"] / step["step_s"])
         assert step["floor_s"] > 0
     assert next(way["workers"] for way in told["loading"]) == 0
@@ -344,7 +471,7 @@ def test_bench(tiny, tmp_path, capsys, monkeypatch):
     assert told["run"]["run_s"] >= told["run"]["step_s"]
     assert set(told) == {
         *("recipe", "device", "hardware", "work", "steps", "loading"),
-        *("drawn_pairs_because", "run", "suggestions", "remarks"),
+        *("drawn_pairs_because", "run", "suggestions", "remarks", "load", "seconds_for_all"),
     }
 
 
@@ -364,12 +491,12 @@ def test_without_data_pairs_are_drawn(tiny, tmp_path, capsys, monkeypatch):
 
 
 def test_what_does_not_fit_is_a_row(tiny, capsys, monkeypatch):
-    def refuse(self, pairs, precision, size, seconds):
+    def refuse(self, size, precisions, seconds):
         if size == 7:
             raise RuntimeError("DefaultCPUAllocator: not enough memory")
-        return 0.001
+        return [[0.001]]
 
-    monkeypatch.setattr(measuring._Bench, "_time", refuse)
+    monkeypatch.setattr(StepTimer, "_run", refuse)
     rest = "--device=cpu", "--seconds=1", "--precision=float32", "--json"
     code, out, _ = run(capsys, tiny, *rest, "--batch-size=7,1")
     assert code == 0
@@ -378,7 +505,7 @@ def test_what_does_not_fit_is_a_row(tiny, capsys, monkeypatch):
 
 
 def test_memory_that_is_not_there_is_not_asked_for(tiny, capsys, monkeypatch):
-    monkeypatch.setattr(measuring, "available_memory", lambda: 2**20)
+    monkeypatch.setattr(steps, "available_memory", lambda: 2**24)
     rest = "--device=cpu", "--seconds=1", "--precision=float32", "--json"
     code, out, _ = run(capsys, tiny, *rest, "--batch-size=100000")
     told = json.loads(out)
@@ -388,13 +515,65 @@ def test_memory_that_is_not_there_is_not_asked_for(tiny, capsys, monkeypatch):
 
 
 def test_time_that_is_not_there(tiny, capsys, monkeypatch):
-    monkeypatch.setattr(measuring._Bench, "_time", lambda self, pairs, precision, size, s: size)
-    rest = "--device=cpu", "--seconds=1", "--precision=float32", "--json"
-    _, out, _ = run(capsys, tiny, *rest, "--batch-size=3")
-    steps = {step["batch_size"]: step for step in json.loads(out)["steps"]}
-    assert steps[2]["step_s"] == 2  # the recipe's own, whatever the time
-    assert steps[3]["step_s"] is None
-    assert "too long" in steps[3]["note"]
+    monkeypatch.setattr(StepTimer, "_run", lambda self, size, names, s: [[size]] * len(names))
+    rest = tiny, "--device=cpu", "--seconds=1", "--batch-size=8,9"
+    _, out, _ = run(capsys, *rest, "--json")
+    told = json.loads(out)
+    rows = {(step["precision"], step["batch_size"]): step for step in told["steps"]}
+    assert rows["float32", 2]["step_s"] == 2  # the recipe's own, whatever the time
+    assert rows["float32", 8]["step_s"] is None
+    assert "too long" in rows["float32", 8]["note"]
+    # Three steps of 8 and of 9 seconds are what the float32 rows take alone.
+    assert told["seconds_for_all"] > 3 * (8 + 9)
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out, _ = run(capsys, *rest)
+    assert out.count("left out") == 1
+    assert "too long" not in out
+    assert "4 of 6 left out: about" in out
+
+
+def test_a_pipe_hears_of_the_device_first(tiny, capsys, monkeypatch):
+    monkeypatch.setattr(StepTimer, "_run", lambda self, size, names, s: [[0.1]] * len(names))
+    rest = tiny, "--device=cpu", "--seconds=1", "--batch-size=2"
+    _, out, err = run(capsys, *rest)
+    assert "GB/s read and written" in err
+    assert "measuring for about" in err
+    assert "GB/s read and written" in out
+    for option in ("--json", "--quiet"):
+        assert run(capsys, *rest, option)[2] == ""
+
+
+def test_torchrun_is_refused(tiny, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, out, err = run(capsys, tiny, "--device=cpu")
+    assert (code, out) == (2, "")
+    assert "without torchrun" in err
+
+
+def test_sigterm_leaves_nothing_behind(tiny, tmp_path, capsys, monkeypatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    seen = []
+
+    def stop(self, size, precisions, seconds):
+        seen.extend(scratch.iterdir())
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+
+    monkeypatch.setattr(StepTimer, "_run", stop)
+    before = signal.getsignal(signal.SIGTERM)
+    # Without the handler the signal must end the test, and not the tests.
+    signal.signal(signal.SIGTERM, lambda *_: pytest.fail("not handled"))
+    try:
+        rest = "--device=cpu", "--seconds=1", "--set", "data.root=nowhere"
+        code, _, _ = run(capsys, tiny, *rest)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert code == 130
+    assert [path for path in seen if path.name.startswith("img2img-")]
+    # torch makes a folder for what it compiles when it is imported, and keeps it.
+    assert not list(scratch.glob("img2img-*"))
 
 
 def test_a_method_that_fails_is_an_error(tiny, capsys, monkeypatch):

@@ -66,7 +66,9 @@ def test_train_step_beside_a_peer(train_step, capsys, beside_a_peer, tmp_path):
     networks = UNet(3, 3, image_size=128, width=2), PatchGAN70(6, width=2)
     sizes = [sum(p.numel() for p in network.parameters()) for network in networks]
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- step-cpu begin -->\nold\n<!-- step-cpu end -->\nafter\n")
+    page.write_text(
+        "before\n<!-- {0} begin -->\nold\n<!-- {0} end -->\nafter\n".format("step-128-2-cpu")
+    )
     arguments = beside_a_peer(generator=sizes[0], discriminator=sizes[1])
     train_step.main([*arguments, f"--record={page}"])
     printed = json.loads(capsys.readouterr().out)

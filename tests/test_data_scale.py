@@ -40,14 +40,15 @@ def test_data_scale(data_scale, tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(Path(data_scale.__file__).parent)
     page = tmp_path.parent / f"{tmp_path.name}.md"
     page.write_text("<!-- data-cpu begin -->\n<!-- data-cpu end -->\n", encoding="utf-8")
-    data_scale.main([f"--work={tmp_path}", "--files", "12", "20", *settings, f"--record={page}"])
+    work = tmp_path / "not" / "there yet"
+    data_scale.main([f"--work={work}", "--files", "12", "20", *settings, f"--record={page}"])
     rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line[:1] == "|"]
     assert [row.split("|")[1].split(",")[0].strip().split(" ", 1)[1] for row in rows[2:]] == [
         *("list of 12 files", "list of 20 files"),
         *("pairs in shards", "pairs in plain files"),
     ]
     printed = json.loads(capsys.readouterr().out)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob("*")) == [work.parent, work]
     assert not home.exists(), "something was kept where the user keeps things"
     assert set(printed) == {"lists", "shards", "cpu", "cores", "python", "settings"}
     assert [each["first_start"]["pairs"] for each in printed["lists"].values()] == [11, 18]
@@ -91,3 +92,10 @@ def test_what_cannot_be_measured(data_scale, wrong, capsys):
     with pytest.raises(SystemExit):
         data_scale.main([wrong])
     assert "must" in capsys.readouterr().err
+
+
+def test_work_that_cannot_be_made(data_scale, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        data_scale.main([f"--work={tmp_path / 'file' / 'folder'}"])
+    assert "folder: Not a directory" in capsys.readouterr().err

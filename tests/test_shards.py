@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from img2img.cli.new import recipe_text
 from img2img.data import (
     Shards,
     SideBySide,
@@ -26,7 +28,10 @@ from img2img.data import (
 from img2img.data.checking import look_through
 from img2img.data.survey import survey
 from img2img.data.tars import members
+from img2img.document import Document
 from img2img.errors import DataError, ImageError
+from img2img.plugins import load_plugins
+from img2img.recipe_parser import parse_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -686,6 +691,115 @@ def test_packing_that_fails_leaves_nothing(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_survey_says_what_tar_files_are_for(root):
-    with pytest.raises(DataError, match=r'but tar files: .*data\.source = "shards"'):
-        survey(root)
+# What is said of them
+
+
+def without_end(path, more=b""):
+    """Cut off exactly behind the last of some members."""
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[-1]
+    os.truncate(path, last.offset_data + -(-last.size // 512) * 512)
+    with path.open("ab") as file:
+        file.write(more)
+    old = time.time_ns() - 10**10
+    os.utime(path, ns=(old, old))
+
+
+def test_a_shard_without_an_end_is_said(root, cache):
+    """Also where its index was kept, and again when it was looked through anew."""
+    without_end(root / "001.tar")
+    for source in range(3):
+        if source == 2:
+            next(cache.iterdir()).unlink()
+        with pytest.warns(RuntimeWarning, match=r"001\.tar has no end mark.*copy it again") as told:
+            assert len(Shards(root, "train")) == 12
+        assert len(told) == 1
+        assert len(list(cache.iterdir())) == 1
+    # What it says helps.
+    without_end(root / "001.tar", bytes(1024))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(Shards(root, "train")) == 12
+
+
+def test_it_is_said_once_for_both_splits(root):
+    without_end(root / "001.tar")
+    without_end(root / "002.tar")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("default")
+        for split in ("train", "val"):
+            Shards(root, split)
+    assert [str(each.message).split(" has ")[0][-7:] for each in told] == ["001.tar", "002.tar"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"first": "a", "second": "b"},
+            r"called NAME\.a\.png and NAME\.b\.png \(or .*are called NAME\.source\.jpg, "
+            r"NAME\.target\.png: say",
+        ),
+        ({"first": "", "second": ""}, r"members called NAME\.png \(or"),
+        (
+            {"second": "label"},
+            r"no 000000\.label to .*NAME\.source\.jpg, NAME\.target\.png: see",
+        ),
+    ],
+)
+def test_names_that_are_not_there(tmp_path, settings, message):
+    write(tmp_path / "train.tar", [*pair_files(range(3), "source.jpg"), ("0.json", b"{}")])
+    with pytest.raises(DataError, match=message):
+        Shards(tmp_path, "train", **settings)
+    write(tmp_path / "train.tar", [("0.json", b"{}")])
+    with pytest.raises(DataError, match="holds no images"):
+        Shards(tmp_path, "train", **settings)
+
+
+# A recipe for them
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "folders"),
+    [
+        (("source.png", "target.png"), ("source", "target")),
+        (("photo.jpg", "map.png"), ("photo", "map")),
+        (("jpg", "png"), ("jpg", "png")),
+        (("jpg", "seg.png"), ("", "seg")),
+    ],
+)
+def test_survey_of_shards(tmp_path, suffixes, folders):
+    write(tmp_path / "train-0.tar", [*pair_files(range(4), *suffixes), ("000001.json", b"{}")])
+    seen = survey(tmp_path)
+    assert (seen.source, seen.folders, seen.pairs, seen.size) == ("shards", folders, 3, 4)
+    text = recipe_text("it", tmp_path, seen)
+    recipe = parse_recipe(Document(text, "it.toml"), load_plugins(entry_points=False).registry)
+    given = recipe.to_dict()["data"]
+    assert (given["source"], given["first"], given["second"]) == ("shards", *folders)
+
+
+def test_survey_of_shards_of_halves(tmp_path):
+    files = [
+        (f"{seed}.{'png' if seed % 2 else 'jpg'}", png(noise(seed, 4, 8))) for seed in range(4)
+    ]
+    write(tmp_path / "train.tar", files)
+    seen = survey(tmp_path)
+    assert (seen.source, seen.folders, seen.pairs) == ("shards", ("", ""), 3)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [*pair_files(range(3)), ("000001.mask.png", png(noise(0)))],
+        [(f"{seed}.png", png(noise(seed))) for seed in range(3)],
+        list(pair_files(range(3)))[1:],
+        list(pair_files(range(3), "so\nurce.png")),
+    ],
+    ids=["three", "single", "one lacks", "line break"],
+)
+def test_survey_of_shards_it_cannot_tell(tmp_path, files):
+    write(tmp_path / "train.tar", files)
+    with pytest.raises(DataError, match=r'but tar files: .*data\.source = "shards"') as caught:
+        survey(tmp_path)
+    assert "data.first and data.second" in str(caught.value)
+    assert "images there are called NAME." in str(caught.value)

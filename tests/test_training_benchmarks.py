@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -289,6 +290,85 @@ def test_what_chance_leaves_outside(same_training):
     assert same_training.outside_by_chance(2) == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_one_that_is_stopped_ends(same_training, capsys, monkeypatch, data, page, tmp_path, number):
+    """In its second run; the first is kept, and nothing is printed or recorded."""
+    from img2img.engine import stepping
+
+    step, calls = stepping.Stepper.__call__, []
+
+    def stopping(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 7:
+            os.kill(os.getpid(), number)
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(same_training, "ten_steps", lambda *_: {})
+    monkeypatch.setattr(stepping.Stepper, "__call__", stopping)
+    path, out = page("same-cpu", "same-runs-cpu"), tmp_path / "runs"
+    before = path.read_text()
+    with pytest.raises(SystemExit) as left:
+        same_training.main([*small(data, steps=5, out=out, record=path), "--seeds", "3", "4"])
+    assert left.value.code == 130
+    told = capsys.readouterr()
+    assert told.out == "" and f"goes on with the runs in {out}" in told.err
+    assert (len(calls), path.read_text()) == (7, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "work", "lacking"),
+    [
+        ("same_training", "ten_steps", "same-runs-cpu"),
+        ("training_run", "benchmark", "run-cpu"),
+        ("startup", "benchmark", "startup-cpu"),
+        ("train_step", "benchmark", "step-128-2-cpu"),
+        ("floor", "measure_hardware", "floor-cpu"),
+        ("data_scale", "benchmark", "data-cpu"),
+    ],
+)
+def test_the_page_comes_first(monkeypatch, data, page, name, work, lacking):
+    """A page that lacks its markers, or is missing, is said before anything is measured."""
+    module = script(name, monkeypatch)
+    monkeypatch.setattr(module, work, lambda *_, **__: pytest.fail("it measured"))
+    given = {
+        "same_training": small(data),
+        "training_run": small(data, size=128),
+        "startup": ["--device=cpu"],
+        "train_step": ["--device=cpu", "--size=128", "--width=2"],
+        "floor": ["--device=cpu", "--set=generator.width=2", "--set=discriminator.width=2"],
+        "data_scale": [],
+    }[name]
+    path = page("same-cpu", "step-cpu")
+    before = path.read_text()
+    with pytest.raises(SystemExit, match=f"has no lines <!-- {lacking} begin -->"):
+        module.main([*given, f"--record={path}"])
+    assert path.read_text() == before
+    with pytest.raises(SystemExit, match="No such file"):
+        module.main([*given, f"--record={path}.not"])
+
+
+def test_numbers_in_tables(monkeypatch):
+    shown = script("record", monkeypatch).shown
+    numbers = [1536.4, 123456.0, -2000.0, 99.96, 12.345, 0.0123456, 1.5e-5, float("inf")]
+    texts = ["1536", "123456", "-2000", "100", "12.3", "0.0123", "1.5e-05", "inf"]
+    assert [shown(number) for number in numbers] == texts
+
+
+@pytest.mark.parametrize("ratio", [{}, {"ratio": 0.5, "ratio_spread": [0.4, 0.6]}])
+def test_a_table_without_a_peer_has_no_column_of_it(monkeypatch, page, ratio):
+    path = page("step-cpu")
+    ours = {"batch": 4, "float32 eager": {"median_s": 1.6, **ratio}}
+    settings = {"size": 256, "width": 64, "rounds": 1, "steps": 1}
+    result = {"batches": [ours], "threads": 1, "settings": settings}
+    script("train_step", monkeypatch).keep(path, result, torch.device("cpu"))
+    rows = [line for line in path.read_text().splitlines() if line[:1] == "|"]
+    assert "| batch 4, float32 eager | 1600 | 2.5 |" in rows[2]
+    assert [("peer" in rows[0]), *(row.count("|") for row in rows)] == [
+        bool(ratio),
+        *[5 if ratio else 4] * 3,
+    ]
+
+
 # A whole run
 
 
@@ -365,7 +445,8 @@ def test_parts_of_a_run(training_run, tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     times = {
         "environment.json": 103,
-        "samples/step-00000000.png": 104,
+        "samples/step-00000000.png": 105,  # the first step came before it
+        "samples/step-00000040.png": 122,
         "metrics.jsonl": 126,
         "report.html": 128,
     }
@@ -374,13 +455,13 @@ def test_parts_of_a_run(training_run, tmp_path):
         os.utime(tmp_path / name, (at, at))
     told = training_run.parts_of(tmp_path, 100.0, 128.5, 4)
     assert (told["wall_s"], told["steps"], told["step_s"]) == (28.5, 40, 0.2)
-    assert told["pairs_per_s"] == 20
+    assert (told["pairs_per_s"], told["log_lines"]) == (20, 4)
     assert told["parts"] == {
         "start_up_s": 3,
-        "first_sheet_s": 1,
+        "sheets_s": 2,
         "steps_s": 8,
         "between_s": 9,
-        "last_scores_s": 5,
+        "last_scores_s": 4,
         "last_files_s": 2,
         "end_s": 0.5,
     }

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
-from img2img.bench.measuring import Findings, StepTime
+from img2img.bench.measuring import Findings
+from img2img.bench.steps import SCATTER, StepTime, implausible
 from img2img.bench.timing import Loading
 from img2img.engine.precision import Resolved
 from img2img.recipe import Recipe
 
 # Less than this is within what two measurements of the same differ by.
 WORTH = 1.1
+# More programs for each core than this are more than what goes on in an idle machine.
+IDLE_LOAD = 0.5
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def advise(findings: Findings, recipe: Recipe, precision: Resolved, *, on_cpu: b
         return max(step_s + taken, batch / rate_of(way))
 
     data_s = batch / rate_of(own)
-    remarks: list[str] = []
+    remarks = _of_disturbance(findings, on_cpu)
     settings: list[Setting] = []
     if step is None or step.seconds is None:
         fitting = [s.batch_size for s in findings.steps if s.seconds is not None]
@@ -77,26 +81,26 @@ def advise(findings: Findings, recipe: Recipe, precision: Resolved, *, on_cpu: b
         return Advice(step, None, data_s, None, None, (), tuple(remarks))
     best = step
     for other in findings.steps:
-        quicker = other.batch_size == batch and other.seconds is not None
-        if quicker and other.seconds * WORTH < (best.seconds or 0):  # type: ignore[operator]  # it is no None
+        if other.batch_size == batch and _gain(findings, other, step) > _gain(findings, best, step):
             best = other
     if best is not step:
-        assert best.seconds is not None
-        times = step.seconds / best.seconds
+        times = _gain(findings, best, step)
         settings.append(
             Setting(f"train.precision={best.precision}", f"a step is {times:.1f} times as fast")
         )
     assert best.seconds is not None
     totals = {way.workers: whole(best.seconds, way) for way in findings.loading}
     least = min(totals, key=lambda workers: (totals[workers], workers))
-    if totals[own.workers] > WORTH * totals[least]:
+    # A gain must be more than what either rate scatters by.
+    if totals[own.workers] > max(WORTH, own.spread, ways[least].spread) * totals[least]:
         times = totals[own.workers] / totals[least]
         settings.append(
             Setting(f"data.workers={least}", f"a step with its data is {times:.1f} times as fast")
         )
     needed = -(-findings.pairs * findings.pair_bytes // 2**20)
     kept = recipe.data.keep_mb
-    if kept is not None and kept < needed and data_s > 0.1 * step.seconds and not findings.drawn:
+    slow = data_s / own.spread > 0.1 * step.seconds
+    if kept is not None and kept < needed and slow and not findings.drawn:
         settings.append(
             Setting(f"data.keep_mb={needed}", f"all {findings.pairs} pairs are decoded only once")
         )
@@ -117,14 +121,51 @@ def rate_of(way: Loading) -> float:
     return way.first if way.later is None else way.later
 
 
+def _gain(findings: Findings, other: StepTime, than: StepTime) -> float:
+    """How many times as many pairs a second another step trains on; 1 where that is uncertain."""
+    odd = implausible(findings.steps)
+    if other.seconds is None or than.seconds is None or other in odd or than in odd:
+        return 1.0
+    if max(other.spread, than.spread) > SCATTER:
+        return 1.0
+    slow = other.slow or other.seconds
+    if slow / other.batch_size >= than.seconds / than.batch_size:
+        return 1.0
+    gain = (than.seconds / than.batch_size) / (other.seconds / other.batch_size)
+    return gain if gain > WORTH else 1.0
+
+
+def _of_disturbance(findings: Findings, on_cpu: bool) -> list[str]:
+    """What says that other programs were at work."""
+    cores = os.cpu_count() or 1
+    signs = []
+    if findings.load is not None and findings.load > IDLE_LOAD * cores:
+        signs.append(f"load {findings.load:.1f} on {cores} {'core' if cores == 1 else 'cores'}")
+    spread = max((step.spread for step in findings.steps), default=1.0)
+    if spread > SCATTER:
+        signs.append(f"rounds of the same step differ {spread:.1f} times")
+    if odd := implausible(findings.steps):
+        signs.append(
+            f"a step of {odd[0].batch_size} took longer than one of a larger batch, in "
+            f"{odd[0].precision}"
+        )
+    if not signs:
+        return []
+    seem = "" if "load" in signs[0] else "seem to "
+    what = "processor" if on_cpu else "machine"
+    return [
+        f"other programs {seem}use the {what} ({'; '.join(signs)}): measure again when it is idle"
+    ]
+
+
 def _of_batches(findings: Findings, step: StepTime, best: StepTime) -> list[str]:
-    alike = [s for s in findings.steps if s.precision == best.precision and s.images_per_s]
-    most = max(alike, key=lambda s: s.images_per_s or 0.0)
-    gain = (most.images_per_s or 0.0) / (best.images_per_s or 1.0)
-    if most.batch_size == step.batch_size or gain < WORTH:
+    alike = [s for s in findings.steps if s.precision == best.precision]
+    gains = [(_gain(findings, other, best), other.batch_size) for other in alike]
+    gain, most = max(gains, default=(1.0, step.batch_size))
+    if gain <= WORTH:
         return []
     return [
-        f"batch {most.batch_size} trains on {gain:.1f} times as many pairs a second "
-        f"(train.batch_size={most.batch_size}); but it is another training: fewer steps an epoch, "
+        f"batch {most} trains on {gain:.1f} times as many pairs a second "
+        f"(train.batch_size={most}); but it is another training: fewer steps an epoch, "
         f"another learning rate that suits it, other results"
     ]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import statistics
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,14 +10,13 @@ from dataclasses import dataclass
 import torch
 
 from img2img.assemble import build_networks, worker_count
-from img2img.bench.floor import StepWork, count_work
+from img2img.bench.floor import StepWork
 from img2img.bench.hardware import Hardware, measure_hardware
 from img2img.bench.pairs import Pairs, pairs_of
-from img2img.bench.timing import WARM_UP, Loading, time_loading, time_steps
-from img2img.data.resources import available_cores, available_memory
-from img2img.engine.memory import is_memory, keeping_freed_memory
+from img2img.bench.steps import StepTime, StepTimer, Tell
+from img2img.bench.timing import Loading, time_loading
+from img2img.data.resources import available_cores
 from img2img.engine.precision import Resolved
-from img2img.engine.stepping import Stepper
 from img2img.recipe import Recipe
 from img2img.registry import Registry
 
@@ -26,31 +24,8 @@ from img2img.registry import Registry
 HARDWARE_SHARE, LOADING_SHARE = 0.1, 0.25
 # What is quicker than that is measured, even if the time is used up.
 LEAST_SHARE = 0.05
-
-Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class StepTime:
-    """A training step of one batch in one precision.
-
-    Attributes:
-        precision, batch_size: of the step.
-        seconds: its median; None if it was not measured.
-        floor: the least it can take, in seconds; None where that is not known.
-        note: why it was not measured.
-    """
-
-    precision: Resolved
-    batch_size: int
-    seconds: float | None
-    floor: float | None
-    note: str = ""
-
-    @property
-    def images_per_s(self) -> float | None:
-        """Pairs trained on in a second, if they are there in time."""
-        return None if self.seconds is None else self.batch_size / self.seconds
+# Of all seconds, about what is there for the last batch of three.
+LAST_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -67,6 +42,8 @@ class Findings:
         pairs: in the training set.
         pair_bytes: of one as it is kept in memory.
         drawn: why the recipe's own data was not used; None if it was.
+        load: how many programs wanted a core in the minute before; None where nobody counts.
+        all_s: seconds that would do for the steps that were left out, too; None if none were.
     """
 
     hardware: Hardware
@@ -78,6 +55,8 @@ class Findings:
     pairs: int
     pair_bytes: int
     drawn: str | None
+    load: float | None = None
+    all_s: float | None = None
 
 
 def measure(
@@ -87,8 +66,10 @@ def measure(
     *,
     precisions: Sequence[Resolved],
     batch_sizes: Sequence[int],
+    began: float,
     seconds: float,
     tell: Tell = lambda text: None,
+    show: Callable[[Hardware], None] = lambda hardware: None,
 ) -> Findings:
     """Measure one thing after the other; nothing is written but drawn pairs, in a temporary folder.
 
@@ -96,142 +77,66 @@ def measure(
         recipe: whose networks, method and data are measured.
         registry: where its names are looked up.
         device: where to train.
-        precisions: to measure with each.
+        precisions: to measure with each; the first is the recipe's.
         batch_sizes: to measure, in this order: when time runs out, the last are left out.
+        began: since when the time counts, by `time.perf_counter()`.
         seconds: about how long it may take; what would take longer is left out and says so.
         tell: hears what is being measured.
+        show: hears the device's rates as soon as they are known.
 
     Raises:
         RecipeError: what components refuse.
     """
+    load = load_average()
+    ends = began + seconds
     tell("memory and matrix products")
     hardware = measure_hardware(device, HARDWARE_SHARE * seconds)
-    bench = _Bench(recipe, registry, device, hardware, tell)
+    show(hardware)
     task, _ = build_networks(recipe, registry, torch.device("cpu"), "float32")
     with pairs_of(recipe, registry, task) as (pairs, drawn):
-        loading = bench.loading(pairs, LOADING_SHARE * seconds)
-        work = bench.work(pairs)
-        steps: list[StepTime] = []
-        wanted = [(size, precision) for size in batch_sizes for precision in precisions]
-        # The clock runs from here: what it took to find data and to build networks is no part.
-        ends = time.perf_counter() + seconds * (1 - HARDWARE_SHARE - LOADING_SHARE)
-        for number, (size, precision) in enumerate(wanted):
-            left = max(ends - time.perf_counter(), LEAST_SHARE * seconds)
-            share = left / (len(wanted) - number)
-            steps.append(bench.step(pairs, work, precision, size, steps, left, share))
+        left = max(ends - time.perf_counter(), 0.0)
+        loading = _time_loading(recipe, pairs, device, min(LOADING_SHARE * seconds, left / 2), tell)
+        timer = StepTimer(recipe, registry, device, hardware, pairs, tell)
+        timer.time(batch_sizes, precisions, ends, LEAST_SHARE * seconds)
+        more = timer.left_out_s()
         return Findings(
             hardware=hardware,
-            work=work,
-            steps=tuple(sorted(steps, key=lambda step: (step.batch_size, step.precision))),
+            work=timer.work,
+            steps=timer.found(),
             loading=loading,
             workers=worker_count(recipe.data.workers, device),
             cores=available_cores(),
             pairs=pairs.count,
             pair_bytes=pairs.kept_bytes(),
             drawn=drawn,
+            load=load,
+            all_s=None if more is None else time.perf_counter() - began + more / LAST_SHARE,
         )
 
 
-class _Bench:
-    def __init__(
-        self,
-        recipe: Recipe,
-        registry: Registry,
-        device: torch.device,
-        hardware: Hardware,
-        tell: Tell,
-    ) -> None:
-        self.recipe, self.registry, self.device = recipe, registry, device
-        self.hardware, self.tell = hardware, tell
+def load_average() -> float | None:
+    """How many programs wanted a core of this machine in the last minute."""
+    # Not on every system.
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
-    def loading(self, pairs: Pairs, seconds: float) -> tuple[Loading, ...]:
-        cores = available_cores()
-        counts = {0, min(2, cores), worker_count(self.recipe.data.workers, self.device)}
-        if cores > 4:
-            counts.add(min(8, cores - 1))
-        found = []
-        for workers in sorted(counts):
-            self.tell(f"loading with {workers} workers" if workers else "loading")
-            found.append(
-                time_loading(
-                    pairs.dataset(),
-                    self.device,
-                    batch_size=self.recipe.train.batch_size,
-                    workers=workers,
-                    seconds=seconds / len(counts),
-                )
+
+def _time_loading(
+    recipe: Recipe, pairs: Pairs, device: torch.device, seconds: float, tell: Tell
+) -> tuple[Loading, ...]:
+    cores = available_cores()
+    counts = {0, min(2, cores), worker_count(recipe.data.workers, device)}
+    if cores > 4:
+        counts.add(min(8, cores - 1))
+    found = []
+    for workers in sorted(counts):
+        tell(f"loading with {workers} workers" if workers else "loading")
+        found.append(
+            time_loading(
+                pairs.dataset(),
+                device,
+                batch_size=recipe.train.batch_size,
+                workers=workers,
+                seconds=seconds / len(counts),
             )
-        return tuple(found)
-
-    def work(self, pairs: Pairs) -> StepWork | None:
-        self.tell("what a step computes")
-        try:
-            task, method = build_networks(self.recipe, self.registry, self.device, "float32")
-            return count_work(method, *pairs.batch(1, task, self.device))
-        except Exception as error:
-            if not is_memory(error):
-                raise
-            return None
-        finally:
-            self._tidy()
-
-    def step(
-        self,
-        pairs: Pairs,
-        work: StepWork | None,
-        precision: Resolved,
-        size: int,
-        before: Sequence[StepTime],
-        left: float,
-        share: float,
-    ) -> StepTime:
-        """Time a step, unless those before say that memory or time will not do."""
-        floor = None if work is None else work.floor(self.hardware, precision, size)
-
-        def passed(note: str) -> StepTime:
-            return StepTime(precision, size, None, floor, note)
-
-        if work is None:
-            return passed("out of memory")
-        needed = work.saved_bytes * size + 16 * work.parameters
-        # A CPU's memory is not refused: the system ends somebody instead.
-        if self.device.type == "cpu" and needed > available_memory():
-            return passed(f"needs about {needed / 2**30:.0f} GiB of memory")
-        # Larger batches never take longer a pair; the first steps and one more are what is least.
-        rates = [s.seconds / s.batch_size for s in before if s.precision == precision and s.seconds]
-        expected = min(rates) * size if rates else 0.0
-        if expected * (WARM_UP.get(self.device.type, 2) + 2) > 1.5 * left:
-            return passed(f"would take too long, up to {expected:.1f} s a step; try more --seconds")
-        self.tell(f"steps in {precision}, batch {size}")
-        try:
-            return StepTime(precision, size, self._time(pairs, precision, size, share), floor)
-        except Exception as error:
-            if not is_memory(error):
-                raise
-            return passed("out of memory")
-        finally:
-            self._tidy()
-
-    def _time(self, pairs: Pairs, precision: Resolved, size: int, seconds: float) -> float:
-        # Anew each time: what is captured or compiled holds memory, and fits one shape.
-        task, method = build_networks(self.recipe, self.registry, self.device, precision)
-        for network in method.networks.values():
-            network.train()
-        source, target = pairs.batch(size, task, self.device)
-        train = self.recipe.train
-        step = Stepper(method, self.device, capture=train.capture, compile=train.compile)
-        number = 0
-
-        def once() -> None:
-            nonlocal number
-            number += 1
-            step(source, target, number)
-
-        with keeping_freed_memory(self.device):
-            return statistics.median(time_steps(once, self.device, seconds))
-
-    def _tidy(self) -> None:
-        # Networks and optimizers know each other in circles.
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        )
+    return tuple(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,11 +27,13 @@ class Loading:
         workers: processes that load; 0 loads in this one.
         first: in the first epoch, when each pair is read for the first time.
         later: in later epochs, when those in memory need not be decoded; None if none was reached.
+        spread: how many times as fast the quicker half of that was as the slower.
     """
 
     workers: int
     first: float
     later: float | None
+    spread: float = 1.0
 
 
 def time_steps(step: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
@@ -42,20 +44,35 @@ def time_steps(step: Callable[[], object], device: torch.device, seconds: float)
         device: where.
         seconds: about how long it may take, the steps that warm up included.
     """
+    return time_in_turn([step], device, seconds)[0]
+
+
+def time_in_turn(
+    steps: Sequence[Callable[[], object]], device: torch.device, seconds: float
+) -> list[list[float]]:
+    """Seconds of each of several steps, which take turns, so that a disturbance meets them all.
+
+    Args:
+        steps: as for `time_steps`.
+        device: where.
+        seconds: about how long all may take together.
+    """
     began = time.perf_counter()
-    for _ in range(WARM_UP.get(device.type, 2)):
-        step()
-    wait_for(device)
-    taken: list[float] = []
-    chunk = 1
-    while len(taken) < LEAST_STEPS or time.perf_counter() - began < seconds:
-        before = time.perf_counter()
-        for _ in range(chunk):
+    for step in steps:
+        for _ in range(WARM_UP.get(device.type, 2)):
             step()
-        wait_for(device)
-        taken.append((time.perf_counter() - before) / chunk)
-        if device.type != "cpu":
-            chunk = max(1, round(CHUNK_S / taken[-1]))
+    wait_for(device)
+    taken: list[list[float]] = [[] for _ in steps]
+    chunks = [1] * len(steps)
+    while len(taken[-1]) < LEAST_STEPS or time.perf_counter() - began < seconds:
+        for number, step in enumerate(steps):
+            before = time.perf_counter()
+            for _ in range(chunks[number]):
+                step()
+            wait_for(device)
+            taken[number].append((time.perf_counter() - before) / chunks[number])
+            if device.type != "cpu":
+                chunks[number] = max(1, round(CHUNK_S / taken[number][-1]))
     return taken
 
 
@@ -74,11 +91,13 @@ def time_loading(
         device: where batches go.
         batch_size: pairs a batch.
         workers: processes that load.
-        seconds: about how long it may take.
+        seconds: about how long it may take, starting the workers included; half of it is for
+            loading in any case.
 
     Raises:
         DataError: no pair can be read.
     """
+    called = time.perf_counter()
     loader = batches(
         dataset,
         batch_size=batch_size,
@@ -90,25 +109,37 @@ def time_loading(
     feed = on_device(loader, device)
     seen: list[tuple[float, int]] = []
     total = 0
-    for batch in feed:
-        total += batch.pairs
-        seen.append((time.perf_counter(), total))
-        if len(seen) > 1 and seen[-1][0] - seen[0][0] > seconds:
-            break
-    wait_for(device)
-    # A generator that is closed ends its workers.
-    if isinstance(feed, Generator):
-        feed.close()
+    try:
+        for batch in feed:
+            total += batch.pairs
+            seen.append((time.perf_counter(), total))
+            now, first = seen[-1][0], seen[0][0]
+            if now > first and now - called > seconds and now - first > seconds / 2:
+                break
+        wait_for(device)
+    finally:
+        # A generator that is closed ends its workers.
+        if isinstance(feed, Generator):
+            feed.close()
     ends = [at for at, (_, pairs) in enumerate(seen) if pairs <= len(dataset)]
     # Until the first batch workers start, so the clock runs from there.
     turn = max(ends[-1] if ends else 0, 1)
-    later = seen[turn:]
-    return Loading(
-        workers, _rate(seen[: turn + 1]), _rate(later) if len(later) >= LEAST_STEPS + 1 else None
-    )
+    early, late = seen[: turn + 1], seen[turn:]
+    if len(late) <= LEAST_STEPS:
+        return Loading(workers, _rate(early), None, _spread(early))
+    return Loading(workers, _rate(early), _rate(late), _spread(late))
 
 
 def _rate(seen: list[tuple[float, int]]) -> float:
     """Pairs a second between the first and the last."""
     (began, before), (ended, after) = seen[0], seen[-1]
     return (after - before) / max(ended - began, 1e-9)
+
+
+def _spread(seen: list[tuple[float, int]]) -> float:
+    middle = len(seen) // 2
+    # So few batches have no halves that could be told apart.
+    if middle < LEAST_STEPS:
+        return 1.0
+    rates = _rate(seen[: middle + 1]), _rate(seen[middle:])
+    return max(rates) / max(min(rates), 1e-9)

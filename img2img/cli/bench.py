@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from img2img.bench.advice import Advice
+    from img2img.bench.hardware import Hardware
     from img2img.bench.measuring import Findings
 
 SHORTEST = 1.0
@@ -38,7 +39,13 @@ def bench(
     batch_size: Annotated[
         str, typer.Option(metavar="N,...", help="Pairs a step; the recipe's comes on top.")
     ] = "1,4,16",
-    seconds: Annotated[float, typer.Option(help="About how long it may take.")] = 60.0,
+    seconds: Annotated[
+        float,
+        typer.Option(
+            help="About how long it may take in all. The device's rates, starting loader workers "
+            "and the recipe's own step take what they need, even if that is more."
+        ),
+    ] = 60.0,
     plugin: PluginOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -46,6 +53,11 @@ def bench(
 ) -> None:
     """Measure what this machine does with a recipe: steps, loading, and what holds it back."""
     import json as json_module
+    import os
+    import sys
+    import time
+
+    began = time.perf_counter()
 
     from rich.console import Console
 
@@ -58,6 +70,12 @@ def bench(
     if not SHORTEST <= seconds < float("inf"):
         raise RequestError(f"--seconds must be at least {SHORTEST:g}, not {seconds:g}")
     sizes = _sizes(batch_size)
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes.isdecimal() and int(processes) > 1:
+        raise RequestError(
+            f"bench measures in one process, and torchrun started {processes} (WORLD_SIZE) that "
+            f"would disturb each other; start it without torchrun, with --device for one GPU"
+        )
     plugins = load_plugins_for(plugin)
     path = find_recipe(recipe)
     console = Console(stderr=True, quiet=quiet or json, markup=False)
@@ -65,6 +83,7 @@ def bench(
         from img2img.assemble import refuse_broken
         from img2img.bench.advice import advise
         from img2img.bench.measuring import measure
+        from img2img.cli.translating import sigterm_as_interrupt
         from img2img.engine.precision import resolve_device, resolve_precision
         from img2img.recipe_parser import load_recipe
 
@@ -75,16 +94,28 @@ def bench(
         native = resolve_precision("auto", chosen)
         others = [] if precision is not None else [native, "float32"]
         batch = settings.train.batch_size
-        findings = measure(
-            settings,
-            plugins.registry,
-            chosen,
-            # What the recipe has comes first, whatever the time allows.
-            precisions=list(dict.fromkeys([own, *others])),
-            batch_sizes=[batch, *sorted(sizes - {batch})],
-            seconds=seconds,
-            tell=lambda text: status.update(f"measuring {text}"),
-        )
+
+        def known(hardware: Hardware) -> None:
+            # Who reads a pipe sees nothing else until the end.
+            if not sys.stdout.isatty():
+                left = max(0.0, seconds - (time.perf_counter() - began))
+                text = f"{hardware.name}: {_rates(hardware)}; measuring for about {left:.0f} s more"
+                console.print(text, soft_wrap=True, highlight=False)
+
+        # Pairs that are drawn must not stay behind.
+        with sigterm_as_interrupt():
+            findings = measure(
+                settings,
+                plugins.registry,
+                chosen,
+                # What the recipe has comes first, whatever the time allows.
+                precisions=list(dict.fromkeys([own, *others])),
+                batch_sizes=[batch, *sorted(sizes - {batch})],
+                began=began,
+                seconds=seconds,
+                tell=lambda text: status.update(f"measuring {text}"),
+                show=known,
+            )
     advice = advise(findings, settings, own, on_cpu=chosen.type == "cpu")
     if json:
         report = {"recipe": str(path), "device": str(chosen), **_report(findings, advice)}
@@ -117,6 +148,7 @@ def _report(findings: Findings, advice: Advice) -> dict[str, Any]:
                 "batch_size": step.batch_size,
                 "step_s": step.seconds,
                 "images_per_s": step.images_per_s,
+                "slow_step_s": step.slow,
                 "floor_s": step.floor,
                 "note": step.note or None,
             }
@@ -127,9 +159,12 @@ def _report(findings: Findings, advice: Advice) -> dict[str, Any]:
                 "workers": way.workers,
                 "first_epoch_pairs_per_s": way.first,
                 "later_pairs_per_s": way.later,
+                "spread": way.spread,
             }
             for way in findings.loading
         ],
+        "seconds_for_all": findings.all_s,
+        "load": findings.load,
         "drawn_pairs_because": findings.drawn,
         "run": {
             "precision": advice.step.precision if advice.step else None,
@@ -148,15 +183,17 @@ def _report(findings: Findings, advice: Advice) -> dict[str, Any]:
 
 
 def _show(findings: Findings, advice: Advice, console: Console) -> None:
+    from math import ceil
+
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
+    from img2img.bench.steps import LEFT_OUT
+
     hardware, work = findings.hardware, findings.work
-    rates = ", ".join(f"{name} {_short(rate / 1e12)}" for name, rate in hardware.flops.items())
     console.print(hardware.name)
-    console.print(f"  memory: {_short(hardware.bandwidth / 1e9)} GB/s read and written")
-    console.print(f"  matrix products, TFLOP/s: {rates}")
+    console.print(f"  {_rates(hardware)}")
     if work is not None:
         console.print(
             f"  a step: {_short(work.flops / 1e9)} GFLOP a pair, "
@@ -164,24 +201,38 @@ def _show(findings: Findings, advice: Advice, console: Console) -> None:
         )
     own = advice.step
     table = Table("", title="A training step, data aside", title_justify="left", box=None)
-    for name in ("precision", "batch", "ms", "pairs/s", "floor, ms", "times the floor"):
+    for name in ("precision", "batch", "ms", "up to", "pairs/s", "floor, ms", "times the floor"):
         table.add_column(name, justify="left" if name == "precision" else "right")
+    left_out = [step for step in findings.steps if step.note == LEFT_OUT]
     for step in findings.steps:
+        if step in left_out:
+            continue
         mark = ">" if step is own else ""
         floor = "" if step.floor is None else _short(1000 * step.floor)
         if step.seconds is None:
-            table.add_row(mark, step.precision, str(step.batch_size), "", "", floor, "")
+            table.add_row(mark, step.precision, str(step.batch_size), "", "", "", floor, "")
             continue
         over = "" if step.floor is None else f"{step.seconds / step.floor:.1f}"
+        slow = "" if step.slow is None else _short(1000 * step.slow)
         speed = _short(step.batch_size / step.seconds)
-        cells = (str(step.batch_size), _short(1000 * step.seconds), speed, floor, over)
+        cells = (str(step.batch_size), _short(1000 * step.seconds), slow, speed, floor, over)
         table.add_row(mark, step.precision, *cells)
     console.print()
     console.print(table)
-    for step in findings.steps:
-        if step.note:
-            note = f"{step.precision}, batch {step.batch_size}: {step.note}"
-            console.print(Padding(Text(note), (0, 0, 0, 2), expand=False))
+    notes = [
+        f"{step.precision}, batch {step.batch_size}: {step.note}"
+        for step in findings.steps
+        if step.note and step not in left_out
+    ]
+    if left_out:
+        # Rounded up, since it is no more than about right.
+        enough = 10 * ceil((findings.all_s or 0.0) / 10)
+        notes.append(
+            f"{len(left_out)} of {len(findings.steps)} left out: about {enough} seconds would "
+            f"measure them (--seconds {enough})"
+        )
+    for note in notes:
+        console.print(Padding(Text(note), (0, 0, 0, 2), expand=False))
     table = Table("", title="Loading pairs, training aside", title_justify="left", box=None)
     for name in ("workers", "pairs/s, first epoch", "later epochs"):
         table.add_column(name, justify="right")
@@ -207,9 +258,14 @@ def _show(findings: Findings, advice: Advice, console: Console) -> None:
         console.print(f"  --set {setting.assignment}", soft_wrap=True)
         console.print(f"      {setting.reason}")
     if not advice.settings and advice.step_s is not None:
-        console.print("  no setting measured here would make it faster")
+        console.print("  no setting measured here would clearly make it faster")
     for remark in advice.remarks:
         console.print(Padding(Text(remark), (0, 0, 0, 2), expand=False))
+
+
+def _rates(hardware: Hardware) -> str:
+    rates = ", ".join(f"{name} {_short(rate / 1e12)}" for name, rate in hardware.flops.items())
+    return f"{_short(hardware.bandwidth / 1e9)} GB/s read and written, {rates} TFLOP/s"
 
 
 def _short(value: float) -> str:

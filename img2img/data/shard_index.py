@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+import warnings
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,8 @@ def find_pairs(
     """Where the images of all pairs in tar files lie, kept between runs where they are many.
 
     Gives, as arrays, `rows` of which file, offset and size of the first image, offset and size of
-    the second (0 where there is none); the `keys` of the pairs, as texts; and the `counts` of pairs
-    by file.
+    the second (0 where there is none); the `keys` of the pairs, as texts; the `counts` of pairs by
+    file; and the numbers of the `endless` files, without an end mark, which it warns of.
 
     Args:
         files: the tar files.
@@ -46,13 +49,14 @@ def find_pairs(
     }
     stamps = np.array(states, np.int64).reshape(-1)
     if (kept := _kept(key, stamps)) is not None:
+        _warn_of_endless(files, kept)
         return kept
     began = time.time_ns()
-    rows, counts = array("q"), []
+    rows, counts, endless = array("q"), [], array("q")
     keys: list[str] = []
     for number, file in enumerate(files):
         before = len(keys)
-        for name, one, other in _pairs(file, first, second):
+        for name, one, other in _pairs(file, first, second, partial(endless.append, number)):
             keys.append(name)
             rows.extend((number, *one, *other))
         counts.append(len(keys) - before)
@@ -60,13 +64,51 @@ def find_pairs(
         "stamps": stamps,
         "rows": np.array(rows, np.int64),
         "counts": np.array(counts, np.int64),
+        "endless": np.array(endless, np.int64),
         **as_arrays("keys", Texts.of(keys)),
     }
+    _warn_of_endless(files, arrays)
     if len(keys) >= KEPT_FROM and all(is_settled(changed, began) for _, changed in states):
         keep(key, arrays)
         # From now on as it will be the next time: on disk instead of in memory.
         return _kept(key, stamps) or arrays
     return arrays
+
+
+def image_endings(file: Path, at_most: int = 10_000) -> dict[str, str]:
+    """What `first` and `second` may be for a tar file, and how names with it end, by example.
+
+    By its first members; `{"source": "source.jpg"}` for `000123.source.jpg`. Where a pair is
+    `000123.jpg` and `000123.png`, `jpg` and `png` are told apart, else both are "".
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    by_key: dict[str, set[str]] = {}
+    endings: dict[str, None] = {}
+    for member in islice(members(file), at_most):
+        folder, _, base = member.name.rpartition("/")
+        stem, _, ending = base.lower().partition(".")
+        before, dot, suffix = ending.rpartition(".")
+        if stem and f".{suffix}" in SUFFIXES:
+            endings[ending] = None
+            if not dot:
+                by_key.setdefault(f"{folder}/{stem}", set()).add(suffix)
+    is_apart = any(len(suffixes) > 1 for suffixes in by_key.values())
+    found: dict[str, str] = {}
+    for ending in endings:
+        before = ending.rpartition(".")[0]
+        found.setdefault(ending if is_apart and not before else before, ending)
+    return found
+
+
+def called_in(file: Path) -> str:
+    """What the images of a tar file are called, for a message."""
+    called = [f"NAME.{ending}" for ending in image_endings(file).values()]
+    if not called:
+        return "it holds no images"
+    more = f" and {len(called) - 5} more" if len(called) > 5 else ""
+    return f"images there are called {', '.join(called[:5])}{more}"
 
 
 def _kept(key: dict[str, Any], stamps: NDArray[np.int64]) -> Arrays | None:
@@ -76,20 +118,34 @@ def _kept(key: dict[str, Any], stamps: NDArray[np.int64]) -> Arrays | None:
         if arrays is None or not np.array_equal(arrays["stamps"], stamps):
             return None
         pairs = len(texts_in(arrays, "keys"))
-        is_whole = len(arrays["rows"]) == 5 * pairs and len(arrays["counts"]) == len(stamps) // 2
+        files, endless = len(stamps) // 2, arrays["endless"]
+        is_whole = len(arrays["rows"]) == 5 * pairs and len(arrays["counts"]) == files
+        is_whole = is_whole and bool(((endless >= 0) & (endless < files)).all())
     # It is damaged.
     except (ValueError, KeyError):
         return None
     return arrays if is_whole else None
 
 
+def _warn_of_endless(files: Sequence[Path], arrays: Arrays) -> None:
+    """Say which files may have been cut off between two members, where nothing else shows it."""
+    for number in arrays["endless"].tolist():
+        warnings.warn(
+            f"data.root: {files[number]} has no end mark, so it may have been cut off; copy it "
+            f"again, or append 1,024 bytes of zeros to it if it is whole",
+            RuntimeWarning,
+            # One place, so that Python says it once where both splits are of one file.
+            stacklevel=1,
+        )
+
+
 def _pairs(
-    file: Path, first: str, second: str
+    file: Path, first: str, second: str, no_end: Callable[[], None]
 ) -> Iterator[tuple[str, tuple[int, int], tuple[int, int]]]:
     """Key, and (offset, size) of both images, of each pair in a tar file."""
     found: dict[str, list[Member | None]] = {}
     sides = (first, second) if second else (first,)
-    for member in members(file):
+    for member in members(file, no_end):
         folder, slash, base = member.name.rpartition("/")
         stem, dot, ending = base.partition(".")
         if not stem or not dot:
@@ -113,7 +169,7 @@ def _pairs(
             lacking = sides[both.index(None)]
             raise DataError(
                 f"data.root: {file} has no {key}.{lacking} to go with the other image of the pair "
-                f"{key!r}; see data.first and data.second"
+                f"{key!r}; {called_in(file)}: see data.first and data.second"
             )
         places = [(member.offset, member.size) for member in both if member is not None]
         yield key, places[0], places[1] if len(places) > 1 else (0, 0)

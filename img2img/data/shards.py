@@ -16,7 +16,7 @@ from img2img.data.kept_files import texts_in
 from img2img.data.limits import BESIDE, BYTES_PER_PIXEL, over_limit, pixel_limit
 from img2img.data.reading import decode, reason_of
 from img2img.data.sequences import SplitOf
-from img2img.data.shard_index import find_pairs
+from img2img.data.shard_index import called_in, find_pairs
 from img2img.data.side_by_side import split_halves
 from img2img.errors import DataError, ImageError
 from img2img.picture import Pixels, UnusableError, fit_picture
@@ -71,10 +71,13 @@ class Shards:
         self.rows = arrays["rows"].reshape(-1, 5)
         self.keys = texts_in(arrays, "keys")
         if not len(self.rows):
-            called = " and ".join(f"NAME{'.' * bool(each)}{each}.png" for each in (first, second))
+            # Without a second name, one image holds both.
+            wanted = (first, second) if second else (first,)
+            called = " and ".join(f"NAME{'.' * bool(each)}{each}.png" for each in wanted)
             raise DataError(
                 f"data.root: no pairs in {files[0]}{' and others' * (len(files) > 1)}: looked for "
-                f"members called {called}; say what they are called with data.first and data.second"
+                f"members called {called} (or with another suffix of images); "
+                f"{called_in(files[0])}: say what they are called with data.first and data.second"
             )
         everything = range(len(self.rows))
         self.indices = everything if is_held_out else hold_out(everything, split)

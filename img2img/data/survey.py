@@ -12,6 +12,8 @@ import numpy as np
 
 from img2img.data.images import Image, split_images
 from img2img.data.reading import image_size, read_image
+from img2img.data.shard_index import called_in, image_endings
+from img2img.data.shards import Shards
 from img2img.data.side_by_side import split_halves
 from img2img.data.two_folders import TwoFolders
 from img2img.errors import DataError, ImageError
@@ -28,7 +30,8 @@ class Survey:
 
     Attributes:
         source: the recipe's `data.source`.
-        folders: names of the two folders, for `two_folders`.
+        folders: the recipe's `data.first` and `data.second`: names of the two folders, or what
+            images in shards are called.
         direction: which side looks like the source.
         task: which task the pairs look like.
         palette: the shipped palette whose colours the sources have, if any.
@@ -37,7 +40,7 @@ class Survey:
         reasons: what each guess rests on, for the comments of a recipe.
     """
 
-    source: Literal["side_by_side", "two_folders", "derived"]
+    source: Literal["side_by_side", "two_folders", "shards", "derived"]
     folders: tuple[str, str] | None
     direction: Literal["AtoB", "BtoA"]
     task: str
@@ -64,9 +67,17 @@ def survey(root: Path) -> Survey:
         reasons["source"] = (
             f"the folders {folders[0]} and {folders[1]} hold files of the same names"
         )
-        source: Literal["side_by_side", "two_folders", "derived"] = "two_folders"
+        source: Literal["side_by_side", "two_folders", "shards", "derived"] = "two_folders"
+    elif not (files := _images(root)):
+        folders, shards = _shards(root)
+        source, count = "shards", len(shards)
+        samples = _readable(shards.pair, count, root)
+        reasons["source"] = (
+            f"tar files, whose images are called {' and '.join(filter(None, folders))}"
+            if any(folders)
+            else "tar files of images that are twice as wide as high: two of them side by side"
+        )
     else:
-        files = _images(root)
         count = len(files)
         if _mostly_double(files):
             source = "side_by_side"
@@ -93,19 +104,51 @@ def survey(root: Path) -> Survey:
 
 
 def _images(root: Path) -> Sequence[Path]:
-    """The images to train on; where there are none, it says what the folder may be instead."""
+    """The images to train on; none where there are tar files instead."""
     try:
         return split_images(root, "train")
     except DataError as error:
-        others = (("*.parquet", "parquet files", "huggingface"), ("*.tar", "tar files", "shards"))
-        found = (each for each in others if any(root.rglob(each[0])))
-        _, what, source = next(found, ("", "", ""))
-        if "no images" not in str(error) or not source:
+        if "no images" not in str(error):
             raise
-        raise DataError(
-            f"no images below {str(root)!r}, but {what}: write a recipe with "
-            f'data.source = "{source}" and data.root = "{root.as_posix()}"'
-        ) from error
+        if any(root.rglob("*.parquet")):
+            raise DataError(
+                f"no images below {str(root)!r}, but parquet files: write a recipe with "
+                f'data.source = "huggingface" and data.root = "{root.as_posix()}"'
+            ) from error
+        if not any(root.rglob("*.tar")):
+            raise
+        return []
+
+
+def _shards(root: Path) -> tuple[tuple[str, str], Shards]:
+    """What `data.first` and `data.second` are for tar files, and the pairs in them."""
+    file = min(root.rglob("*.tar"))
+    names = [*image_endings(file)]
+    wrong: Exception | None = None
+    # One image of each name holds both halves.
+    first, second = [*names, ""][:2] if names else ("", "")
+    if len(names) in (1, 2) and all(name.isprintable() for name in names):
+        try:
+            pairs = Shards(root, "train", first=first, second=second)
+            if second or _is_double(pairs):
+                return (first, second), pairs
+        except DataError as error:
+            wrong = error
+    raise DataError(
+        f"no images below {str(root)!r}, but tar files: write a recipe with "
+        f'data.source = "shards", data.root = "{root.as_posix()}", and data.first and '
+        f"data.second, which are what the two images of a pair are called behind the first dot of "
+        f"their names; in {file}, {called_in(file)}{f' ({wrong})' if wrong else ''}"
+    )
+
+
+def _is_double(pairs: Shards) -> bool:
+    """Whether halves of the first image are square."""
+    try:
+        height, width = pairs.pair(0)[0].shape[:2]
+    except ImageError:
+        return False
+    return bool(height == width)
 
 
 def _two_folders(root: Path) -> tuple[str, str] | None:

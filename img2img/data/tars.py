@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -39,8 +39,13 @@ class Member:
     odd: str = ""
 
 
-def members(path: Path) -> Iterator[Member]:
+def members(path: Path, no_end: Callable[[], None] = lambda: None) -> Iterator[Member]:
     """The members of a tar file in order: ustar, GNU's format, or pax. Folders are passed over.
+
+    Args:
+        path: the tar file.
+        no_end: called after the last member if no block of zeros follows, which is how all tar
+            files end: it may have been cut off between two members.
 
     Raises:
         DataError: it is compressed, damaged, cut off, or no tar file; how far it was read is no
@@ -51,7 +56,10 @@ def members(path: Path) -> Iterator[Member]:
             if hasattr(os, "posix_fadvise"):
                 # Else the system reads ahead, which is all that lies between the headers.
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-            yield from _Headers(path, file).members()
+            headers = _Headers(path, file)
+            yield from headers.members()
+            if not headers.is_ended:
+                no_end()
     except OSError as error:
         raise DataError(f"data.root: {path} cannot be read ({error.strerror})") from error
 
@@ -63,7 +71,7 @@ class _Headers:
         self.path, self.file = path, file
         self.end = file.seek(0, os.SEEK_END)
         self.at = 0
-        self.sparse_goes_on = False
+        self.sparse_goes_on = self.is_ended = False
 
     def members(self) -> Iterator[Member]:
         always: dict[str, str] = {}
@@ -114,6 +122,7 @@ class _Headers:
         first = self.at == 0
         block = self._read(_BLOCK)
         if not any(block):
+            self.is_ended = True
             return None
         try:
             info = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")

@@ -48,6 +48,6 @@ class Method(Protocol):
     def step(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
         """One training step on a batch (B, C, H, W); returns detached scalars on the device.
 
-        It must not ask the host for a number: logging reads the scalars when it logs. On a GPU it is
-        recorded and then replayed without Python, so what it counts, it counts on the device.
+        It must not ask the host for a number: logging reads the scalars when it logs. On a GPU it
+        is recorded and then replayed without Python: what it counts, it counts on the device.
         """

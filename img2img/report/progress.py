@@ -49,8 +49,13 @@ class ProgressDisplay:
     def on_run_start(self, start_step: int, total_steps: int) -> None:
         self._total = total_steps
         self._status.stop()
+        left = total_steps - start_step
+        if start_step and left:
+            line = f"going on from step {start_step}: {left} steps to go"
+            self._console.print(line, highlight=False)
+        elif not self._console.is_terminal:
+            self._console.print(f"training: {left} steps", highlight=False)
         if not self._console.is_terminal:
-            self._console.print(f"training: {total_steps - start_step} steps", highlight=False)
             return
         self._progress = _TwoLines(
             TextColumn("[bold]step {task.completed:.0f}/{task.total:.0f}"),
