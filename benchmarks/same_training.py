@@ -312,7 +312,8 @@ def keep(page: Path, result: dict[str, Any], device: torch.device) -> None:
         f"same weights, and of the weights after them; {pairs}, no dropout, no TensorFloat-32. At "
         f"most {found['allowed']:.2g} agrees for a loss ({TIMES_THREADS:g} times what another "
         f"number of CPU threads gives, and no more than {LIMIT:g}), "
-        f"{found['allowed_weights']:.2g} for weights ({TIMES_WEIGHTS:g} times what threads give, or {LIMIT:g})."
+        f"{found['allowed_weights']:.2g} for weights ({TIMES_WEIGHTS:g} times what threads "
+        f"give, or {LIMIT:g})."
     )
     record(page, "same", device, ["", *losses, "weights", "agrees"], rows, note)
     if (runs := result["runs"]) is None:

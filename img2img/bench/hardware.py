@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from img2img.data.resources import available_cores
 
@@ -16,6 +18,8 @@ from img2img.data.resources import available_cores
 COPY_BYTES = {"cuda": 2**30, "cpu": 2**28}
 # Large enough to reach the rate, small enough for a slow processor to finish in a second.
 MATRIX_SIDE = {"cuda": 8192, "cpu": 2048}
+# Images in a batch.
+CONVOLVED = {"cuda": 64, "cpu": 4}
 LEAST_ROUNDS, MOST_ROUNDS = 3, 50
 
 
@@ -27,7 +31,8 @@ class Hardware:
         name: of the device.
         bandwidth: bytes a second, read and written, of a large copy.
         flops: by precision (`float32`, `tf32`, `bfloat16`), floating-point operations a second of a
-            large matrix product; a precision that the device lacks is not in it.
+            large matrix product or convolution, whichever is quicker; a precision that the device
+            lacks is not in it.
     """
 
     name: str
@@ -50,14 +55,11 @@ def measure_hardware(device: torch.device, seconds: float = 5.0) -> Hardware:
         device: `cpu`, `cuda` or `mps`; its threads are torch's.
         seconds: about how long it may take.
     """
-    rates = {"float32": _matrix_rate(device, torch.float32, seconds / 3)}
+    with _tf32(False):
+        rates = {"float32": _matrix_rate(device, torch.float32, seconds / 3)}
     if device.type == "cuda":
-        before = torch.backends.cuda.matmul.allow_tf32
-        torch.backends.cuda.matmul.allow_tf32 = True
-        try:
+        with _tf32(True):
             rates["tf32"] = _matrix_rate(device, torch.float32, seconds / 3)
-        finally:
-            torch.backends.cuda.matmul.allow_tf32 = before
     if device.type in ("cpu", "cuda"):
         rates["bfloat16"] = _matrix_rate(device, torch.bfloat16, seconds / 3)
     return Hardware(device_name(device), _bandwidth(device, seconds / 3), rates)
@@ -69,6 +71,20 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    """Whether GPUs may round float32 to TensorFloat-32 in products and convolutions."""
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [place.allow_tf32 for place in places]
+    for place in places:
+        place.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        for place, was in zip(places, before, strict=True):
+            place.allow_tf32 = was
 
 
 def _bandwidth(device: torch.device, seconds: float) -> float:
@@ -83,7 +99,21 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float) -> fl
     side = MATRIX_SIDE.get(device.type, 2048)
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(left)
-    return 2 * side**3 / _best(lambda: torch.mm(left, right, out=product), device, seconds)
+    by_matrices = (
+        2 * side**3 / _best(lambda: torch.mm(left, right, out=product), device, seconds / 2)
+    )
+    # Other code computes convolutions, and on some processors it is the quicker one. This one is
+    # of the kind that the paper's networks have, which no trick computes with fewer operations.
+    batch, channels, size = CONVOLVED.get(device.type, 4), 256, 64
+    images = torch.randn(batch, channels, size, size, device=device).to(dtype)
+    weights = torch.randn(2 * channels, channels, 4, 4, device=device).to(dtype)
+    if device.type == "cuda":
+        images, weights = (it.to(memory_format=torch.channels_last) for it in (images, weights))
+    operations = 2 * batch * (size // 2) ** 2 * channels * 16 * 2 * channels
+    seconds_taken = _best(
+        lambda: F.conv2d(images, weights, stride=2, padding=1), device, seconds / 2
+    )
+    return max(by_matrices, operations / seconds_taken)
 
 
 def _best(work: Callable[[], object], device: torch.device, seconds: float) -> float:
