@@ -122,8 +122,8 @@ def test_rates_are_work_over_time(monkeypatch):
     monkeypatch.setattr(hardware, "_timed", lambda work, device: 0.5)
     found = measure_hardware(CPU, 0.01)
     assert found.bandwidth == 2 * 4000 / 0.5
-    # The convolution: 4 images of 32x32 outputs, 512 of them from 256 channels of 4x4 each.
-    convolution = 4 * 32 * 32 * 512 * (2 * 256 * 4 * 4) / 0.5
+    # The convolution: an image of 32x32 outputs, 512 of them from 256 channels of 4x4 each.
+    convolution = 32 * 32 * 512 * (2 * 256 * 4 * 4) / 0.5
     assert found.flops == {"float32": convolution, "bfloat16": convolution}
     monkeypatch.setattr(hardware, "MATRIX_SIDE", {"cpu": 3000})
     monkeypatch.setattr(hardware, "_best", lambda *_: next(taken))

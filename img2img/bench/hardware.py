@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ COPY_BYTES = {"cuda": 2**30, "cpu": 2**28}
 # Large enough to reach the rate, small enough for a slow processor to finish in a second.
 MATRIX_SIDE = {"cuda": 8192, "cpu": 2048}
 # Images in a batch.
-CONVOLVED = {"cuda": 64, "cpu": 4}
+CONVOLVED = {"cuda": 64, "cpu": 1}
 LEAST_ROUNDS, MOST_ROUNDS = 3, 50
 
 
@@ -76,7 +77,7 @@ def wait_for(device: torch.device) -> None:
 @contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
     """Whether GPUs may round float32 to TensorFloat-32 in products and convolutions."""
-    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
     before = [place.allow_tf32 for place in places]
     for place in places:
         place.allow_tf32 = allowed
@@ -104,7 +105,7 @@ def _matrix_rate(device: torch.device, dtype: torch.dtype, seconds: float) -> fl
     )
     # Other code computes convolutions, and on some processors it is the quicker one. This one is
     # of the kind that the paper's networks have, which no trick computes with fewer operations.
-    batch, channels, size = CONVOLVED.get(device.type, 4), 256, 64
+    batch, channels, size = CONVOLVED.get(device.type, 1), 256, 64
     images = torch.randn(batch, channels, size, size, device=device).to(dtype)
     weights = torch.randn(2 * channels, channels, 4, 4, device=device).to(dtype)
     if device.type == "cuda":
