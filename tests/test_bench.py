@@ -523,10 +523,8 @@ def test_memory_that_is_not_there_is_not_asked_for(tiny, capsys, monkeypatch):
 
 
 def test_time_that_is_not_there(tiny, capsys, monkeypatch):
-    monkeypatch.setattr(hardware, "MATRIX_SIDE", {"cpu": 64})
-    monkeypatch.setattr(hardware, "COPY_BYTES", {"cpu": 4000})
     monkeypatch.setattr(StepTimer, "_run", lambda self, size, names, s: [[size]] * len(names))
-    rest = tiny, "--device=cpu", "--seconds=1", "--batch-size=8,9"
+    rest = tiny, "--device=cpu", "--seconds=1", "--precision=float32", "--batch-size=8,9"
     _, out, _ = run(capsys, *rest, "--json")
     told = json.loads(out)
     rows = {(step["precision"], step["batch_size"]): step for step in told["steps"]}

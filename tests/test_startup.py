@@ -183,3 +183,29 @@ def test_the_script_measures_runs(tmp_path, monkeypatch, run):
     assert told["run"]["best_s"] == 4.0
     assert told["first_step"]["best_s"] == 6.0
     assert (told["own_s"], told["ratio"]) == (3.5, 1.75)
+
+
+def test_nothing_is_collected_until_the_first_step(tmp_path, monkeypatch):
+    """And then again, in a run as after it."""
+    import gc
+
+    from typer.testing import CliRunner
+
+    from img2img import training
+    from img2img.cli import app
+
+    seen = []
+
+    def train_recipe(recipe, plugins, *, on_step, **options):
+        seen.append(gc.isenabled())
+        on_step(1)
+        seen.append(gc.isenabled())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train_recipe", train_recipe)
+    CliRunner().invoke(app, ["run", "quickstart", "--out", str(tmp_path), "--quiet"])
+    assert seen == [False, True]
+    seen.clear()
+    monkeypatch.setattr(training, "train_recipe", lambda *args, **options: 1 / 0)
+    CliRunner().invoke(app, ["run", "quickstart", "--out", str(tmp_path), "--quiet"])
+    assert gc.isenabled()

@@ -43,7 +43,12 @@ def run(
 ) -> None:
     """Train what a recipe says and leave a finished run directory."""
     import contextlib
+    import gc
     import io
+
+    # Of what imports and setting up make nothing is garbage, and looking for some takes a fifth of
+    # the time until the first step.
+    gc.disable()
 
     from rich.console import Console
 
@@ -64,6 +69,13 @@ def run(
         if processes.main:
             plugins.manager.register(display, name="progress display")
         display.start()
+
+        def on_step(step: int) -> None:
+            if not gc.isenabled():
+                gc.freeze()
+                gc.enable()
+            display.advance(step)
+
         try:
             from img2img.training import train_recipe
 
@@ -76,10 +88,11 @@ def run(
                 fresh=fresh,
                 device=device,
                 precision=precision,
-                on_step=display.advance,
+                on_step=on_step,
                 processes=processes,
             )
         finally:
+            gc.enable()
             display.stop()
     if processes.main:
         _report(console, finished, plugin, quiet=quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import signal
@@ -175,6 +176,7 @@ def _pack(slots: Slots | None, items: Sequence[Batch | Img2ImgError]) -> _Messag
 
 def _start_worker(slots: Slots | None, worker: int) -> None:
     torch.set_num_threads(1)
+    gc.enable()  # a run that starts does without
 
     def end(number: int, frame: FrameType | None) -> None:
         # Whoever sends it to a whole group means the main process, which saves first and then
