@@ -537,7 +537,7 @@ def test_time_that_is_not_there(tiny, capsys, monkeypatch):
     _, out, _ = run(capsys, *rest)
     assert out.count("left out") == 1
     assert "too long" not in out
-    assert "4 of 6 left out: about" in out
+    assert "2 of 3 left out: about" in out
 
 
 def test_a_pipe_hears_of_the_device_first(tiny, capsys, monkeypatch):
