@@ -415,11 +415,10 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 found = {}
-for name in ("cpu", "meta", "cpu"):
+for name in ("meta", "cpu"):
     with keeping_freed_memory(torch.device(name)):
         faults()  # the first time they are new
         found[name] = faults()
-found["after"] = faults()
 print(json.dumps(found))
 """
 
@@ -429,8 +428,8 @@ def test_memory_of_a_step_is_used_again():
     # In a process of its own, because what others took and gave back stays in the way.
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, check=True)
     found = json.loads(done.stdout)
+    assert found["meta"] > 50_000
     assert found["cpu"] < 20_000
-    assert found["meta"] > 50_000 and found["after"] > 50_000
 
 
 def test_compiled_networks_train_as_plain_ones(monkeypatch):
