@@ -205,6 +205,7 @@ def test_nothing_is_collected_until_the_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr(training, "train_recipe", train_recipe)
     CliRunner().invoke(app, ["run", "quickstart", "--out", str(tmp_path), "--quiet"])
     assert seen == [False, True]
+    assert gc.get_freeze_count() == 0
     seen.clear()
     monkeypatch.setattr(training, "train_recipe", lambda *args, **options: 1 / 0)
     CliRunner().invoke(app, ["run", "quickstart", "--out", str(tmp_path), "--quiet"])

@@ -93,6 +93,7 @@ def run(
             )
         finally:
             gc.enable()
+            gc.unfreeze()  # or what libraries take down at the very end is told as leaked
             display.stop()
     if processes.main:
         _report(console, finished, plugin, quiet=quiet)
