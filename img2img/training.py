@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pluggy
 import tomli_w
+import torch
 
 from img2img import hookspecs
 from img2img.assemble import assemble
@@ -152,7 +154,9 @@ def train_recipe(
         watching.add_hookspecs(hookspecs)
     elif not watching.has_plugin("tensorboard"):
         watching.register(TensorBoardLogger(), name="tensorboard")
-    with keeping_freed_memory(chosen):
+    # What asks for "the" device, such as a graph's replay, means `--device cuda:N` then.
+    on_it = torch.cuda.device(chosen) if chosen.type == "cuda" else nullcontext()
+    with on_it, keeping_freed_memory(chosen):
         train(run, Events(watching), on_step)
     scores = processes.decide(lambda: last_validation(directory))
     return FinishedRun(directory.path, scores, plugins.registry)

@@ -77,6 +77,7 @@ def run(tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+    assert "leaked" not in done.stderr
     return folder / "out", set(json.loads(done.stdout.splitlines()[0]))
 
 

@@ -101,13 +101,14 @@ class Stepper:
     ) -> dict[str, Tensor]:
         """An eager step on the stream that will be recorded; records the next after the last."""
         last = self._eager_left == 1
-        stream.wait_stream(torch.cuda.current_stream())
+        current = torch.cuda.current_stream(stream.device)
+        stream.wait_stream(current)
         with (
             torch.cuda.stream(stream),
             StillValues(self.method, stream.device, watch=last) as still,
         ):
             losses = self._eager(source, target, number)
-        torch.cuda.current_stream().wait_stream(stream)
+        current.wait_stream(stream)
         for tensor in (source, target):
             tensor.record_stream(stream)
         self._eager_left -= 1
