@@ -53,6 +53,29 @@ def pairs_folder(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def tiny_tables() -> str:
+    """A recipe for side-by-side files in `pairs`, but for how long: it ends in its `[train]`."""
+    return """
+name = "tiny"
+[data]
+root = "pairs"
+load_size = 34
+crop_size = 32
+[generator]
+width = 4
+[discriminator]
+name = "patchgan16"
+width = 4
+[[losses]]
+name = "adversarial"
+[[losses]]
+name = "l1"
+weight = 100
+[train]
+"""
+
+
 def _draw_pair(seed: int) -> Image.Image:
     """Left the outline of an ellipse in black on white, right the same ellipse in colours."""
     random = np.random.default_rng(seed)

@@ -30,26 +30,6 @@ from img2img.tasks import Paired
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 CPU = torch.device("cpu")
-RECIPE = """
-name = "tiny"
-[data]
-root = "pairs"
-load_size = 34
-crop_size = 32
-[generator]
-width = 4
-[discriminator]
-name = "patchgan16"
-width = 4
-[[losses]]
-name = "adversarial"
-[[losses]]
-name = "l1"
-weight = 100
-[train]
-steps = 4
-batch_size = 2
-"""
 
 
 # What a step computes and moves
@@ -434,13 +414,13 @@ def run(capsys, *arguments):
 
 
 @pytest.fixture
-def tiny(tmp_path, pairs_folder, monkeypatch):
+def tiny(tmp_path, pairs_folder, tiny_tables, monkeypatch):
     """A working directory that holds pairs and nothing else; the recipe lies beside it."""
     monkeypatch.chdir(pairs_folder.parent)
     monkeypatch.setattr(hardware, "COPY_BYTES", {"cpu": 2**16})
     monkeypatch.setattr(hardware, "MATRIX_SIDE", {"cpu": 32})
     path = tmp_path / "tiny.toml"
-    path.write_text(RECIPE, encoding="utf-8")
+    path.write_text(f"{tiny_tables}steps = 4\nbatch_size = 2\n", encoding="utf-8")
     return path
 
 

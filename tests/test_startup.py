@@ -7,30 +7,6 @@ from pathlib import Path
 
 import pytest
 
-RECIPE = """
-name = "tiny"
-[task]
-name = "labels"
-[data]
-root = "pairs"
-load_size = 34
-crop_size = 32
-[generator]
-width = 4
-[discriminator]
-name = "patchgan16"
-width = 4
-[[losses]]
-name = "adversarial"
-[[losses]]
-name = "l1"
-weight = 100
-[train]
-steps = 2
-log_every = 1
-sample_every = 2
-"""
-
 TELLING = """
 import json, sys
 import img2img
@@ -52,7 +28,7 @@ def on_run_end():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tmp_path_factory, tiny_tables):
     """The folder of a run in a process of its own, and the modules when its first step began."""
     import numpy as np
     from PIL import Image
@@ -65,7 +41,8 @@ def run(tmp_path_factory):
             # Halves of one colour each, as label maps have.
             halves = rng.integers(0, 256, (1, 2, 3), dtype=np.uint8).repeat(32, 0).repeat(32, 1)
             Image.fromarray(halves).save(folder / "pairs" / split / f"{number}.png")
-    (folder / "tiny.toml").write_text(RECIPE, encoding="utf-8")
+    recipe = f'{tiny_tables}steps = 2\nlog_every = 1\nsample_every = 2\n[task]\nname = "labels"\n'
+    (folder / "tiny.toml").write_text(recipe, encoding="utf-8")
     (folder / "telling.py").write_text(TELLING, encoding="utf-8")
     options = ["--device", "cpu", "--plugin", "telling.py", "--out", "out", "--quiet"]
     done = subprocess.run(

@@ -16,6 +16,8 @@ from PIL import Image
 
 import img2img
 from img2img.bundle import load_bundle
+from img2img.data import SideBySide
+from img2img.data.make_shards import make_shards
 from img2img.engine.checkpoint import find_checkpoints
 from img2img.engine.directory import RunDirectory
 from img2img.engine.schedule import Schedule
@@ -684,3 +686,19 @@ def test_what_was_recorded_is_let_go_however_a_run_ends(tmp_path, recipe, monkey
     with pytest.raises(Img2ImgError, match="no"):
         run(recipe, tmp_path / "fails", train__steps=1)
     assert len(closed) == 2
+
+
+def test_a_run_on_shards_goes_on_at_the_exact_sample(tmp_path, pairs_folder, tiny_tables):
+    """Also with another number of loader processes, and where the stop is within an epoch."""
+    sources = {split: SideBySide(pairs_folder, split) for split in ("train", "val")}
+    make_shards(sources, tmp_path / "shards", 4000)
+    recipe = tmp_path / "tiny.toml"
+    data = f'source = "shards"\nroot = "{tmp_path / "shards"}"\nfirst = ""\nsecond = ""'
+    recipe.write_text(f"{tiny_tables}steps = 7\nbatch_size = 2".replace('root = "pairs"', data))
+    run(recipe, tmp_path / "whole")
+    run(recipe, tmp_path / "cut", train__steps=4, data__workers=2)
+    run(recipe, tmp_path / "cut", resume=True)
+    whole, cut = (
+        load_bundle(tmp_path / name / "model.safetensors")[0] for name in ("whole", "cut")
+    )
+    assert all(torch.equal(cut[name], weight) for name, weight in whole.items())

@@ -70,7 +70,8 @@ class Recording:
             for parameter, before in zip(parameters, trained, strict=True):
                 parameter.requires_grad_(before)
                 parameter.grad = None
-            return None, f"cannot be recorded ({type(error).__name__}: {first_line(error)})"
+            first_line = str(error).strip().split("\n")[0]  # CUDA's texts go on for many
+            return None, f"cannot be recorded ({type(error).__name__}: {first_line})"
         return cls(graph, source, target, losses), None
 
     def fits(self, source: Tensor, target: Tensor) -> bool:
@@ -87,8 +88,3 @@ class Recording:
     def close(self) -> None:
         """Give the recording's memory back. NCCL does not end while collectives are recorded."""
         self._graph.reset()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text; CUDA's go on for many."""
-    return str(error).strip().split("\n")[0]
