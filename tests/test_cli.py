@@ -928,9 +928,13 @@ def test_infer_names_in_messages(call, inputs, trained):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_infer_interrupted(call, inputs, trained, monkeypatch, number):
+def test_infer_interrupted(call, folder, trained, monkeypatch, number):
     from img2img.inference import folder as folder_module
 
+    # More than all threads together write in the time that a signal may take to be heard.
+    count = 100
+    for index in range(count):
+        save(Path("in", f"{index}.png"), 32, 32, seed=index)
     real = folder_module.write_picture
     if number == signal.SIGINT:
         # Whoever is started in the background ignores it, and so would the program.
@@ -940,21 +944,22 @@ def test_infer_interrupted(call, inputs, trained, monkeypatch, number):
 
     def write(path, *rest):
         real(path, *rest)
-        # Several threads write, and a second signal is meant to end the process at once.
-        if len(tree("out")) >= 2 and once.acquire(blocking=False):
-            os.kill(os.getpid(), number)
+        if len(tree("out")) >= 2:
+            # Several threads write, and a second signal is meant to end the process at once.
+            if once.acquire(blocking=False):
+                os.kill(os.getpid(), number)
             time.sleep(0.1)
 
     monkeypatch.setattr(folder_module, "write_picture", write)
-    said = call("infer", trained, inputs, "out", "--batch-size", "1", code=130).err
-    assert "translated; the same command goes on there" in said
+    said = call("infer", trained, "in", "out", "--batch-size", "1", code=130).err
     there = snapshot("out")
-    assert 0 < len(there) < 5
+    assert 0 < len(there) < count
+    assert f"interrupted after {len(there)} translated; the same command goes on there" in said
     monkeypatch.setattr(folder_module, "write_picture", real)
-    said = call("infer", trained, inputs, "out").err
-    assert f"{5 - len(there)} translated, {len(there)} already there" in said
+    said = call("infer", trained, "in", "out").err
+    assert f"{count - len(there)} translated, {len(there)} already there" in said
     assert snapshot("out").items() >= there.items()
-    assert len(snapshot("out")) == 5
+    assert len(snapshot("out")) == count
     assert signal.getsignal(number) == before
 
 

@@ -8,6 +8,7 @@ import pathlib
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -505,6 +506,33 @@ def test_leaving_with_an_error_finishes_what_is_being_written_and_no_more():
             behind.submit(1, task)
         raise KeyboardInterrupt
     assert len(begun) == len(done) <= 4
+    assert not working_threads()
+
+
+def test_an_interruption_while_the_last_are_written_leaves_no_thread_behind():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    begun, done = [], []
+    leaving, once = threading.Event(), threading.Lock()
+
+    def task():
+        begun.append(1)
+        leaving.wait()
+        if once.acquire(blocking=False):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.1)
+        done.append(1)
+
+    try:
+        with (
+            pytest.raises(KeyboardInterrupt),
+            WriteBehind(threads=2, count=50, weight=99) as behind,
+        ):
+            for _ in range(50):
+                behind.submit(1, task)
+            threading.Timer(0.1, leaving.set).start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(begun) == len(done) <= 6
     assert not working_threads()
 
 

@@ -196,7 +196,12 @@ class WriteBehind:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._pool.shutdown(cancel_futures=error is not None)
+        try:
+            self._pool.shutdown(cancel_futures=error is not None)
+        except BaseException:
+            # Interrupted while it waited: what has not begun must not go on behind the caller.
+            self._pool.shutdown(cancel_futures=True)
+            raise
         if error is None:
             self._raise()
 
