@@ -9,7 +9,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import TypeVar
 
@@ -175,6 +175,7 @@ class WriteBehind:
         self._room = Room(weight)
         self._turns = itertools.count()
         self._error: BaseException | None = None
+        self._given: set[Future[None]] = set()
 
     def submit(self, weight: int, task: Callable[[], None]) -> None:
         """Hand over a task; waits while too much is held.
@@ -185,7 +186,9 @@ class WriteBehind:
         self._count.acquire()
         self._room.enter(next(self._turns), weight)
         self._raise()
-        self._pool.submit(self._do, weight, task)
+        future = self._pool.submit(self._do, weight, task)
+        self._given.add(future)
+        future.add_done_callback(self._given.discard)
 
     def __enter__(self) -> WriteBehind:
         return self
@@ -197,11 +200,17 @@ class WriteBehind:
         at: TracebackType | None,
     ) -> None:
         try:
-            self._pool.shutdown(cancel_futures=error is not None)
-        except BaseException:
-            # Interrupted while it waited: what has not begun must not go on behind the caller.
-            self._pool.shutdown(cancel_futures=True)
+            if error is None:
+                wait(self._given.copy())
+        except BaseException as interruption:
+            error = interruption
             raise
+        finally:
+            # What has not begun must not go on behind a caller who was interrupted. Threads are
+            # not joined for that: Python 3.11 takes one whose join was interrupted for ended.
+            self._pool.shutdown(wait=False, cancel_futures=error is not None)
+            wait(self._given.copy())
+            self._pool.shutdown()
         if error is None:
             self._raise()
 
