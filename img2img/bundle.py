@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 from torch import Tensor
 
 from img2img.description import BundleInfo, Description, in_short, to_text
 from img2img.errors import ModelFileError
-from img2img.files import whole_file
+from img2img.tensor_file import save_tensors
 
 __all__ = [
     "BundleInfo",
@@ -29,7 +28,6 @@ __all__ = [
     "open_bundle",
     "read_info",
     "save_bundle",
-    "save_tensors",
     "saved_step",
 ]
 
@@ -75,18 +73,12 @@ class OpenBundle:
             ) from error
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file whole or not at all; tensors may lie anywhere, in any layout."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with whole_file(path) as temporary:
-        safetensors.torch.save_file(plain, temporary, metadata=metadata)
-
-
 def save_bundle(path: Path, weights: dict[str, Tensor], info: BundleInfo) -> None:
     """Write a bundle, whole or not at all.
 
     Raises:
         ModelFileError: the description is none that could be read back.
+        OSError: it cannot be written; names `path`.
     """
     save_tensors(path, weights, {KEY: to_text(info)})
 

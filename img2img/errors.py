@@ -9,12 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
+
+from img2img.names import printable
+
+# Characters of one mistake, which may quote a key of any length.
+LONGEST = 2000
 
 
 class Img2ImgError(Exception):
     """Something failed while running."""
 
     exit_code = 1
+
+
+class Note(UserWarning):
+    """Something worth knowing that is no cause for worry; the command line prints it as a note."""
 
 
 class RequestError(Img2ImgError):
@@ -27,12 +37,23 @@ class RecipeError(RequestError):
     """One or more mistakes in a recipe, each already carrying its file and line."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        self.problems = tuple(problems)
+        # A line each, whatever keys and texts of a stranger's are in it.
+        self.problems = tuple(_in_a_line(problem) for problem in problems)
         super().__init__("\n".join(self.problems))
+
+
+def _in_a_line(problem: str) -> str:
+    plain, half = printable(problem), LONGEST // 2
+    # Where it is and what is wrong stand at the two ends.
+    return plain if len(plain) <= LONGEST else f"{plain[:half]} ... {plain[-half:]}"
 
 
 class DataError(RequestError):
     """The data a recipe names is missing, empty or does not pair up."""
+
+    def __init__(self, message: str) -> None:
+        # Names of strangers' files are in it.
+        super().__init__(_in_a_line(message))
 
 
 class ModelFileError(RequestError):
@@ -44,16 +65,22 @@ class PluginError(RequestError):
 
 
 class ImageError(Img2ImgError):
-    """One image cannot be read. The rest of a folder can."""
+    """One image cannot be read. The rest of a folder can.
 
-    def __init__(self, path: Path, reason: str) -> None:
+    `kind` is `unreadable`, or `size` where the two images of a pair differ in it.
+    """
+
+    def __init__(
+        self, path: Path, reason: str, kind: Literal["unreadable", "size"] = "unreadable"
+    ) -> None:
         self.path = path
         self.reason = reason
-        super().__init__(f"{path}: {reason}")
+        self.kind = kind
+        super().__init__(_in_a_line(f"{path}: {reason}"))
 
-    def __reduce__(self) -> tuple[type[ImageError], tuple[Path, str]]:
+    def __reduce__(self) -> tuple[type[ImageError], tuple[Path, str, str]]:
         # For loader workers: the default would call __init__ with one string.
-        return (ImageError, (self.path, self.reason))
+        return (ImageError, (self.path, self.reason, self.kind))
 
 
 class Interrupted(Img2ImgError):

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pluggy
-import tomli_w
 import torch
 
 from img2img import hookspecs
 from img2img.assemble import assemble
-from img2img.engine.checkpoint import find_checkpoints, step_of
+from img2img.engine.checkpoint import Found, newest_good, set_aside
 from img2img.engine.directory import RunDirectory
 from img2img.engine.events import Events
+from img2img.engine.lock import RunLock
 from img2img.engine.loop import train
 from img2img.engine.memory import keeping_freed_memory
 from img2img.engine.precision import resolve_device, resolve_precision
@@ -33,32 +33,7 @@ from img2img.recipe_files import find_recipe
 from img2img.recipe_parser import load_recipe
 from img2img.registry import Registry
 from img2img.report.tensorboard import TensorBoardLogger
-
-# What may differ between a run and its continuation: it changes how long, where and how often
-# something is written, not what is learned in a step.
-MAY_CHANGE = frozenset(
-    [
-        "description",
-        "preset",
-        "requires",
-        "data.root",
-        "data.workers",
-        "data.keep_mb",
-        "train.steps",
-        "train.epochs",
-        "train.log_every",
-        "train.sample_every",
-        "train.sample_count",
-        "train.checkpoint_every",
-        "train.keep_checkpoints",
-        "train.validate_every",
-        "train.precision",
-        "train.capture",
-        "train.compile",
-        "inference.statistics",
-        "inference.dropout",
-    ]
-)
+from img2img.resuming import Earlier, check_length, check_same, look_back, tell_changes, to_inline
 
 
 @dataclass(frozen=True)
@@ -103,21 +78,56 @@ def train_recipe(
     recipe = load_recipe(find_recipe(recipe_name), plugins.registry, overrides)
     chosen = processes.device(device)
     directory = RunDirectory(out or Path("runs") / recipe.name)
+    lock = RunLock(directory.path)
+    try:
+        with _readable(directory):
+            return _train(
+                recipe,
+                plugins,
+                directory,
+                lock,
+                resume=resume,
+                fresh=fresh,
+                device=chosen,
+                precision=precision,
+                on_step=on_step,
+                processes=processes,
+            )
+    finally:
+        lock.release()
 
-    def look() -> tuple[int | None, Recipe | None]:
-        """The step of the last checkpoint to go on from, and the recipe of the run that is there.
+
+def _train(
+    recipe: Recipe,
+    plugins: Plugins,
+    directory: RunDirectory,
+    lock: RunLock,
+    *,
+    resume: bool,
+    fresh: bool,
+    device: torch.device,
+    precision: str | None,
+    on_step: Callable[[int], None],
+    processes: Processes,
+) -> FinishedRun:
+    resolved = resolve_precision(precision or recipe.train.precision, device)
+
+    def look() -> tuple[Found, Earlier | None]:
+        """Where to go on, and what is there: for whoever has the lock, if there is a place for it.
 
         An earlier recipe may name what only it needs, so that it is read here alone.
         """
         directory.check(resume=resume, fresh=fresh)
-        before = None
-        if resume and directory.holds_run():
-            before = load_recipe(directory.recipe, plugins.registry)
-            _check_same(recipe, before, directory, processes)
-        found = find_checkpoints(directory) if resume else []
-        return step_of(found[-1]) if found else None, before
+        if directory.path.is_dir():
+            lock.take()
+            directory.check(resume=resume, fresh=fresh)
+        if not (resume and directory.holds_run()):
+            return Found(), None
+        earlier = look_back(directory, plugins.registry)
+        check_same(recipe, earlier, directory, processes)
+        return newest_good(directory), earlier
 
-    step, before = processes.decide(look)
+    found, earlier = processes.decide(look)
     with warnings.catch_warnings():
         if not processes.main:
             warnings.simplefilter("ignore")  # the main one says the same
@@ -125,26 +135,35 @@ def train_recipe(
             recipe,
             plugins,
             directory,
-            device=chosen,
+            device=device,
             precision=precision,
-            initialize=step is None,
+            initialize=found.step is None,
             processes=processes,
         )
-    finished = step is not None and step >= run.plan.total_steps
-    if finished and before is not None and before.inference != recipe.inference:
-        raise RequestError(
-            f"{directory.path} is finished, and was scored with another [inference]; train longer "
-            f"with the new one (--set train.steps=N), or use --out for another directory"
-        )
+    finished = found.step is not None and found.step >= run.plan.total_steps
+    if found.step is not None and earlier is not None:
+        check_length(found.step, run.plan.total_steps, directory)
+        if finished and earlier.recipe.inference != recipe.inference:
+            raise RequestError(
+                f"{directory.path} is finished, and was scored with another [inference]; train "
+                f"longer with the new one (--set train.steps=N), or use --out for another directory"
+            )
 
     def prepare() -> None:
-        directory.prepare(resume=resume, fresh=fresh)
+        directory.make()
+        # A directory that was not there when it was looked at may be another run's by now.
+        if lock.take() and directory.holds_run():
+            raise RequestError(f"another run has just begun in {directory.path}; use --out")
+        directory.prepare(fresh=fresh)
+        set_aside(found)
         # What a finished run was trained and scored on stays as it is written.
-        if not finished:
-            directory.write_text(directory.recipe, recipe.to_toml())
-            resolved = resolve_precision(precision or recipe.train.precision, chosen)
-            about = environment(plugins, run, resolved)
-            directory.write_text(directory.environment, json.dumps(about, indent=2) + "\n")
+        if finished:
+            return
+        about = environment(plugins, run, resolved)
+        if found.step is not None and earlier is not None:
+            tell_changes(recipe, earlier, about)
+        directory.write_text(directory.recipe, recipe.to_toml())
+        directory.write_text(directory.environment, json.dumps(about, indent=2) + "\n")
 
     processes.wait()  # nothing is written before all are ready
     processes.decide(prepare)
@@ -155,87 +174,29 @@ def train_recipe(
     elif not watching.has_plugin("tensorboard"):
         watching.register(TensorBoardLogger(), name="tensorboard")
     # What asks for "the" device, such as a graph's replay, means `--device cuda:N` then.
-    on_it = torch.cuda.device(chosen) if chosen.type == "cuda" else nullcontext()
-    with on_it, keeping_freed_memory(chosen):
-        train(run, Events(watching), on_step)
+    on_it = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+    with on_it, keeping_freed_memory(device):
+        train(run, Events(watching), on_step, start=found.checkpoint)
     scores = processes.decide(lambda: last_validation(directory))
     return FinishedRun(directory.path, scores, plugins.registry)
 
 
+@contextmanager
+def _readable(directory: RunDirectory) -> Iterator[None]:
+    """A file of the run that cannot be written is told of with the way out."""
+    try:
+        yield
+    except OSError as error:
+        if not directory.concerns(error):
+            raise
+        raise directory.failed(error) from error
+
+
 def last_validation(directory: RunDirectory) -> dict[str, float]:
     """The last validation scores in `metrics.jsonl`."""
-    scores: dict[str, float] = {}
-    for line in directory.metrics.read_text(encoding="utf-8").splitlines():
-        scores = json.loads(line).get("validation", scores)
-    return scores
+    return next(iter(reversed(directory.validations())), {})
 
 
 def to_assignments(overrides: Mapping[str, Any]) -> list[str]:
     """Python values as `key=value`, the form `--set` has."""
-    return [f"{key}={_inline(value)}" for key, value in overrides.items()]
-
-
-def _inline(value: Any) -> str:
-    """A value as TOML on the right of an equals sign, tables included."""
-    # Within a list of lists, where tables cannot become sections of their own.
-    text = tomli_w.dumps({"v": [[value]]}).partition("=")[2].strip()
-    return text[1:-1].strip(", \n")[1:-1].strip(", \n")
-
-
-def _check_same(new: Recipe, old: Recipe, directory: RunDirectory, processes: Processes) -> None:
-    before, after = _flat(old.to_dict()), _flat(new.to_dict())
-    recorded = _recorded(directory)
-    batch = recorded.get("global_batch", old.train.batch_size)
-    if recorded.get("processes", 1) != processes.world_size or processes.several:
-        _check_batch(batch, new.train.batch_size, processes.world_size, directory)
-    if batch == new.train.batch_size * processes.world_size:
-        after["train.batch_size"] = before["train.batch_size"]
-    changed = [
-        f"  {key}: {before.get(key, 'not set')!r} -> {after.get(key, 'not set')!r}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key not in MAY_CHANGE
-    ]
-    if changed:
-        raise RequestError(
-            f"{directory.path} was started with other settings, which a run cannot change midway:\n"
-            + "\n".join(changed)
-            + "\nUse --fresh to start over, or --out for another directory"
-        )
-
-
-def _check_batch(was: int, batch_size: int, count: int, directory: RunDirectory) -> None:
-    """Refuse another number of pairs a step than a run was started with."""
-    if batch_size * count == was:
-        return
-    if was % count == 0:
-        way = f"give --set train.batch_size={was // count}"
-    else:
-        fitting = [str(n) for n in range(1, was + 1) if was % n == 0]
-        way = f"start {' or '.join(fitting[-8:])} processes, with a train.batch_size that fits"
-    raise RequestError(
-        f"{directory.path} was started with {was} pairs a step over all processes, and {count} "
-        f"process{'' if count == 1 else 'es'} with train.batch_size {batch_size} would take "
-        f"{batch_size * count}: {way}"
-    )
-
-
-def _recorded(directory: RunDirectory) -> dict[str, Any]:
-    """What `environment.json` says, as far as it can be read."""
-    try:
-        found = json.loads(directory.environment.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        items = [(str(key), inner) for key, inner in value.items()]
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
-        items = [(str(i), inner) for i, inner in enumerate(value)]
-    else:
-        return {prefix: value}
-    found: dict[str, Any] = {}
-    for key, inner in items:
-        found |= _flat(inner, f"{prefix}.{key}" if prefix else key)
-    return found
+    return [f"{key}={to_inline(value)}" for key, value in overrides.items()]

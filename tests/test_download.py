@@ -1071,15 +1071,15 @@ def test_a_lock_without_an_owner_is_no_lock(get, tmp_path):
 def test_a_lock_that_its_owner_took_along(tmp_path, monkeypatch):
     """Between opening the file and locking it, the owner before has removed it."""
     path = tmp_path / "lock"
-    take, taken = lock._take, []
+    take, taken = lock.try_lock, []
 
     def late(file):
         if not taken:
             path.unlink()
         taken.append(file)
-        take(file)
+        return take(file)
 
-    monkeypatch.setattr(lock, "_take", late)
+    monkeypatch.setattr(lock, "try_lock", late)
     with lock.locked(path, "busy"):
         assert path.exists()
         with pytest.raises(Img2ImgError, match="busy"), lock.locked(path, "busy"):

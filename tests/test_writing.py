@@ -12,13 +12,13 @@ import tifffile
 import torch
 from PIL import Image
 
-from img2img.bundle import save_tensors
 from img2img.data.memory import from_array, from_pillow, to_pillow
 from img2img.data.reading import read_picture
 from img2img.data.writing import KINDS, encode, write_picture, write_whole
 from img2img.files import whole_file
 from img2img.inference.naming import FORMATS
 from img2img.picture import Picture, fit_picture, lay_on_white, to_depth
+from img2img.tensor_file import save_tensors
 
 SIZE = (14, 18)
 DTYPES = [np.uint8, np.uint16, np.float16, np.float32, np.float64]

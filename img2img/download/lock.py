@@ -10,17 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from img2img.errors import Img2ImgError
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _take(file: IO[bytes]) -> None:
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-else:
-    import fcntl
-
-    def _take(file: IO[bytes]) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+from img2img.files import try_lock
 
 
 @contextmanager
@@ -33,10 +23,8 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     """
     while True:
         with path.open("wb") as file:
-            try:
-                _take(file)
-            except (BlockingIOError, PermissionError):
-                raise Img2ImgError(busy) from None
+            if not try_lock(file.fileno()):
+                raise Img2ImgError(busy)
             # Whoever held it before has removed the file, perhaps after we had opened it; then we
             # hold a lock that nobody else sees.
             if not _same(file, path):

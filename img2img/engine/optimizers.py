@@ -47,9 +47,28 @@ def load_optimizer(
     ]
     saved = [{**group, **mine} for group, mine in zip(groups, own, strict=True)]
     optimizer.load_state_dict({"state": state, "param_groups": saved})
+    _check(optimizer)
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
             # A file keeps them row by row; fused steps take moments and weights for alike in
             # memory, and do not look.
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _check(optimizer: Optimizer) -> None:
+    """Raise a ValueError where an optimizer has a state that its next step would fall over."""
+    needed = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else set()
+    for parameter, values in optimizer.state.items():
+        if not isinstance(parameter, Tensor):
+            raise ValueError("its state is of parameters that it does not have")
+        if lacking := (needed - values.keys() if values else None):
+            raise ValueError(f"its state lacks {', '.join(sorted(lacking))}")
+        for key, value in values.items():
+            if key in needed and not isinstance(value, Tensor):
+                raise ValueError(f"{key} is no tensor")
+            shapes = [torch.Size()] if key == "step" else [torch.Size(), parameter.shape]
+            if isinstance(value, Tensor) and value.shape not in shapes:
+                raise ValueError(f"{key} is of shape {tuple(value.shape)}, not its parameter's")
+            if key in needed - {"step"} and value.shape != parameter.shape:
+                raise ValueError(f"{key} is of shape {tuple(value.shape)}, not its parameter's")

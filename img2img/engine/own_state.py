@@ -68,7 +68,15 @@ class OwnState:
     def read(
         cls, names: Sequence[str], tensors: dict[str, Tensor], values: Any, prefix: str = ""
     ) -> OwnState:
-        """What `tensors` and `values` gave; `names` are those of the losses, in their order."""
+        """What `tensors` and `values` gave; `names` are those of the losses, in their order.
+
+        Raises:
+            KeyError, ValueError: something is missing, or a sum is no single number.
+        """
+        for name in names:
+            total = tensors[f"{prefix}window.{name}"]
+            if total.ndim or not total.is_floating_point():
+                raise ValueError(f"{prefix}window.{name} is no single number")
         return cls(
             {name: tensors[f"{prefix}window.{name}"] for name in names},
             tensors[f"{prefix}random.cpu"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -174,6 +175,7 @@ class TrainState:
         Raises:
             KeyError, ValueError, RuntimeError: they belong to other networks or optimizers.
         """
+        self._check(values)
         for name, network in self.method.networks.items():
             prefix = f"{name}."
             network.load_state_dict(
@@ -224,5 +226,42 @@ class TrainState:
         self.base_rates = values["base_rates"]
         return same
 
+    def _check(self, values: dict[str, Any]) -> None:
+        """Raise a ValueError unless values are such as this state would write."""
+        own = self.values([self.own()])
+        for key in ("step", "images", "elapsed_s", "window", "base_rates"):
+            check_alike(values[key], own[key], key)
+        if not all(isinstance(name, str) for name in values["window"]["names"]):
+            raise ValueError("window.names should be texts")
+        for name, optimizer in own["optimizers"].items():
+            groups = values["optimizers"][name]["groups"]
+            check_alike(groups, optimizer["groups"], f"optimizers.{name}.groups")
+            for saved, group in zip(groups, optimizer["groups"], strict=True):
+                if saved["params"] != group["params"]:
+                    raise ValueError(f"optimizers.{name} is of other parameters")
+
     def _device(self) -> torch.device:
         return next(next(iter(self.method.networks.values())).parameters()).device
+
+
+def check_alike(found: Any, own: Any, place: str) -> None:
+    """Raise a ValueError unless plain values have the keys and types that a state's own have.
+
+    Numbers are finite and, where whole, not below 0; lists are as long, but for `names`.
+    """
+    if isinstance(own, dict):
+        if not isinstance(found, dict) or found.keys() != own.keys():
+            raise ValueError(f"{place} should have the keys {', '.join(map(str, own))}")
+        for key, value in own.items():
+            check_alike(found[key], value, f"{place}.{key}")
+    elif isinstance(own, (list, tuple)):
+        alike = isinstance(found, (list, tuple))
+        if not alike or (len(found) != len(own) and not place.endswith(".names")):
+            raise ValueError(f"{place} should be a list of {len(own)} values")
+        for one, other in zip(found, own, strict=False):
+            check_alike(one, other, place)
+    elif isinstance(own, float):
+        if type(found) not in (int, float) or not math.isfinite(found):
+            raise ValueError(f"{place} should be a number")
+    elif type(found) is not type(own) or (type(own) is int and not 0 <= found < 2**63):
+        raise ValueError(f"{place} should be a value such as {own!r}")

@@ -2,75 +2,133 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image as PillowImage
 
+from img2img.files import naming
 from img2img.hookspecs import hookimpl
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard.writer import SummaryWriter
 
 
 class TensorBoardLogger:
-    """Writes losses, validation scores and sample sheets below `tensorboard/`."""
+    """Writes losses, validation scores and sample sheets below `tensorboard/`.
+
+    Raises:
+        OSError: from where an event cannot be written; names the file, which is closed.
+    """
 
     def __init__(self) -> None:
         self._folder: Path | None = None
-        self._purge: int | None = None
-        self._writer: SummaryWriter | None = None
+        self._purge = 0
+        self._file: EventFile | None = None
 
     @hookimpl
     def on_run_start(self, run_dir: Path, start_step: int) -> None:
         self._folder = run_dir / "tensorboard"
-        self._purge = start_step + 1 if start_step else None
+        # What a run that was killed wrote past its checkpoint is shown no more; of one that was
+        # killed before its first checkpoint, nothing is.
+        self._purge = start_step + 1 if start_step else 0
 
     @hookimpl
     def on_metrics(self, metrics: Mapping[str, Any]) -> None:
-        if (writer := self._open()) is None:
-            return
-        for group in ("losses", "validation"):
-            for name, value in metrics.get(group, {}).items():
-                if value is not None:
-                    writer.add_scalar(f"{group}/{name}", value, metrics["step"])
+        values = [
+            {"tag": f"{group}/{name}", "simple_value": value}
+            for group in ("losses", "validation")
+            for name, value in metrics.get(group, {}).items()
+            if value is not None
+        ]
         if "images_per_s" in metrics:
-            writer.add_scalar("speed/images_per_s", metrics["images_per_s"], metrics["step"])
+            speed = metrics["images_per_s"]
+            values.append({"tag": "speed/images_per_s", "simple_value": speed})
+        if values:
+            self._write(metrics["step"], values)
 
     @hookimpl
     def on_samples(self, step: int, path: Path) -> None:
-        if (writer := self._open()) is None:
-            return
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
         with PillowImage.open(path) as sheet:
             width, height = sheet.size
-        # The file as it is: `add_image` would decode it and encode it again, for longer than a
-        # hundred steps of a quick device.
-        image = Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes()
-        )
-        summary = Summary(value=[Summary.Value(tag="samples", image=image)])
-        assert writer.file_writer is not None  # until it is closed
-        writer.file_writer.add_summary(summary, step)
-
-    @hookimpl
-    def on_checkpoint(self) -> None:
-        if self._writer is not None:
-            self._writer.flush()
+        # The file as it is: to decode it and encode it again would take longer than a hundred
+        # steps of a quick device.
+        image = {
+            "height": height,
+            "width": width,
+            "colorspace": 3,
+            "encoded_image_string": path.read_bytes(),
+        }
+        self._write(step, [{"tag": "samples", "image": image}])
 
     @hookimpl
     def on_run_end(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-        self._writer = self._folder = None
+        if self._file is not None:
+            self._file.close()
+        self._file = self._folder = None
 
-    def _open(self) -> SummaryWriter | None:
-        """The run's writer, made when something is first to be written; None outside a run."""
-        if self._writer is None and self._folder is not None:
-            # Here, because the first step need not wait for the import.
-            from torch.utils.tensorboard.writer import SummaryWriter
+    def _write(self, step: int, values: list[dict[str, Any]]) -> None:
+        if self._folder is None:  # outside a run
+            return
+        if self._file is None:
+            # When something is first to be written: the first step need not wait for the import.
+            self._file = EventFile(self._folder)
+            self._file.purge(self._purge)
+        self._file.add(step=step, summary={"value": values})
 
-            self._writer = SummaryWriter(str(self._folder), purge_step=self._purge)
-        return self._writer
+
+class EventFile:
+    """A new event file, each event in it as soon as it is added.
+
+    Not TensorBoard's own writer: that writes from a thread, in which a full disk ends as a
+    traceback on the terminal and reaches nobody else, and which loses two minutes when killed.
+
+    Args:
+        folder: where; made if need be.
+
+    Raises:
+        OSError: it cannot be written; names the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        with naming(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        number = 0
+        while True:
+            name = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{number}"
+            self.path = folder / f"events.out.tfevents.{name}"
+            try:
+                self._file = self.path.open("xb")
+                break
+            except FileExistsError:
+                number += 1
+        self._event, self._writer = Event, RecordWriter(self._file)
+        self.add(file_version="brain.Event:2")
+
+    def purge(self, step: int) -> None:
+        """What other files of the folder hold from this step on comes again, and counts no more."""
+        self.add(step=step, file_version="brain.Event:2")
+        self.add(step=step, session_log={"status": "START"})
+
+    def add(self, **fields: Any) -> None:
+        """Write one event. A file that takes no more is closed."""
+        try:
+            with naming(self.path):
+                event = self._event(wall_time=time.time(), **fields)
+                self._writer.write(event.SerializeToString())
+                self._file.flush()
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the file."""
+        try:
+            self._file.close()
+        except OSError:
+            # What is left in its buffer was told of already. A second time closes without it.
+            self._file.close()
