@@ -68,6 +68,18 @@ def on_samples(step: int, path: Path) -> None:
 
 
 @hookspec
+def on_warning(step: int, kind: str, message: str) -> None:
+    """Something is wrong with the run, which was told to whoever watches it on a terminal as well.
+
+    Args:
+        step: steps done.
+        kind: `discriminator_won`, `collapsed_output`, `copied_source`, `same_images`, `unreadable`
+            (a pair was skipped), or `not_finite`, after which the run ends; others may be added.
+        message: what was seen, and what usually helps.
+    """
+
+
+@hookspec
 def on_checkpoint(step: int, path: Path) -> None:
     """A checkpoint was written whole.
 

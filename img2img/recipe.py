@@ -15,6 +15,7 @@ from img2img.component import KINDS
 from img2img.document import KeyPath
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Score = Literal["l1", "psnr", "ssim", "accuracy"]
 # Pixels; far beyond any image, so a mistyped size is a mistake and not an allocation.
 LARGEST = 65536
 
@@ -68,7 +69,8 @@ class TrainSettings(_Table):
     log_every: int = Field(50, ge=1)
     sample_every: int = Field(1000, ge=1)
     sample_count: int = Field(4, ge=1, le=64)
-    validate_every: int | None = Field(None, ge=1)
+    validate_every: int | None = Field(None, ge=0)
+    best_by: Score | None = None
     checkpoint_every: int = Field(5000, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import torch
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -20,14 +23,19 @@ from img2img.bundle import BundleInfo
 from img2img.data.loading import steps_per_epoch
 from img2img.data.resources import available_cores, local_processes
 from img2img.engine.directory import RunDirectory
+from img2img.engine.health import Game
 from img2img.engine.precision import resolve_precision
 from img2img.engine.processes import Processes
 from img2img.engine.run import Plan, Run
 from img2img.engine.schedule import Schedule
 from img2img.environment import version
+from img2img.evaluation.scores import SSIM_WINDOW
 from img2img.inference import Policy
+from img2img.losses import Adversarial
+from img2img.methods import Method, Pix2Pix
 from img2img.plugins import Plugins
 from img2img.recipe import Recipe, TrainSettings
+from img2img.tasks.base import Task
 
 __all__ = [
     "assemble",
@@ -69,8 +77,12 @@ def assemble(
     processes = processes or Processes()
     refuse_broken(recipe, plugins)
     resolved = resolve_precision(precision or recipe.train.precision, device)
+    # All three, because a plugin may draw from any, and a checkpoint keeps all of them.
     torch.manual_seed(recipe.train.seed)
+    random.seed(recipe.train.seed)
+    np.random.seed(recipe.train.seed % 2**32)
     task, method = build_networks(recipe, plugins.registry, device, resolved, initialize=initialize)
+    _check_score(recipe, task)
     data = build_datasets(recipe, plugins.registry, task)
     sizes = check_pairs(data.train.pairs, recipe, task)
     scale = [1.0, 1.0]
@@ -85,13 +97,15 @@ def assemble(
         log_every=train.log_every,
         sample_every=train.sample_every,
         checkpoint_every=train.checkpoint_every,
-        validate_every=train.validate_every,
+        validate_every=_validate_every(train),
         sample_count=train.sample_count,
         keep_checkpoints=train.keep_checkpoints,
         schedule=_schedule(train),
         ema_decay=train.ema_decay,
         capture=train.capture,
         compile=train.compile,
+        best_by=train.best_by,
+        game=_game(method),
         workers=worker_count(recipe.data.workers, device),
     )
     generator = plugins.registry.get("generator", recipe.generator.name)
@@ -140,6 +154,42 @@ def refuse_broken(recipe: Recipe, plugins: Plugins) -> None:
         for origin, reason in plugins.broken.items():
             if canonicalize_name(origin) == name:
                 problems.add(("requires", i), f"{requirement} cannot be loaded: {reason}")
+    problems.raise_any()
+
+
+def _validate_every(train: TrainSettings) -> int:
+    return train.checkpoint_every if train.validate_every is None else train.validate_every
+
+
+def _game(method: Method) -> Game | None:
+    """The adversarial loss, where it is the only one, and ours, whose values are understood."""
+    entries = method.adversarial if isinstance(method, Pix2Pix) else ()
+    if len(entries) != 1 or not isinstance(entries[0].loss, Adversarial):
+        return None
+    return Game(entries[0].name, entries[0].loss.mode, entries[0].weight)
+
+
+def _check_score(recipe: Recipe, task: Task) -> None:
+    """Raise a RecipeError for a best model by a score that the task's outputs do not get."""
+    score = recipe.train.best_by
+    if score is None:
+        return
+    classes = getattr(task, "palette", None) is not None
+    valid = ["accuracy"] if classes else ["l1", "psnr", "ssim"]
+    problems = Problems(recipe)
+    if score not in valid:
+        what = "classes" if classes else "images"
+        problems.add(
+            ("train", "best_by"),
+            f"the targets of {recipe.task.name!r} are {what}, which have no {score}: use "
+            f"{' or '.join(repr(name) for name in valid)}",
+        )
+    elif score == "ssim" and (recipe.data.test_size or recipe.data.crop_size) < SSIM_WINDOW:
+        problems.add(
+            ("train", "best_by"),
+            f"ssim needs images of {SSIM_WINDOW} pixels or more: make data.test_size larger, or "
+            f"use 'l1' or 'psnr'",
+        )
     problems.raise_any()
 
 

@@ -54,6 +54,7 @@ def run(
 
     from img2img.cli.values import one_of
     from img2img.engine.joining import joined
+    from img2img.errors import Interrupted
     from img2img.report.progress import ProgressDisplay
 
     if precision is not None:
@@ -91,6 +92,12 @@ def run(
                 on_step=on_step,
                 processes=processes,
             )
+        except KeyboardInterrupt:
+            # Before the first step, after the last, or for the second time.
+            raise Interrupted(
+                "interrupted; what was saved before is whole, and the same command with --resume "
+                "goes on from there"
+            ) from None
         finally:
             gc.enable()
             gc.unfreeze()  # or what libraries take down at the very end is told as leaked
@@ -106,6 +113,8 @@ def _report(
     import shlex
 
     from rich.table import Table
+
+    from img2img.engine.best import describe_best
 
     scores = finished.validation
     if scores and not quiet:
@@ -129,6 +138,8 @@ def _report(
         if not good:
             console.print("not better than that yet: train longer, or look at the samples")
     path = finished.path
+    if best := describe_best(path / "best.safetensors"):
+        console.print(f"best: {best} -> best.safetensors", highlight=False, soft_wrap=True)
     console.print(f"\nfinished: {path}", highlight=False, soft_wrap=True)
     console.print(f"  look at   {path / 'report.html'}", highlight=False, soft_wrap=True)
     files = [part for file in plugin or () for part in ("--plugin", str(file))]

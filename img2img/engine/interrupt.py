@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from img2img.engine.processes import Processes
+from img2img.signals import NUMBERS, was_asked
 
 
 class StopRequest:
@@ -27,7 +28,8 @@ class StopRequest:
     """
 
     def __init__(self, processes: Processes | None = None, lag: int = 0) -> None:
-        self.requested = False
+        # Perhaps before training began, and what that raised got nowhere.
+        self.requested = was_asked()
         self._link = processes.link if processes else None
         self._lag = lag
         self._asked: deque[tuple[torch.Tensor, Any]] = deque()
@@ -54,7 +56,7 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         # Python allows handlers in the main thread alone; a run elsewhere goes without.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in NUMBERS:
                 self._before[number] = signal.signal(number, self._ask)
         return self
 

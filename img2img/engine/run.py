@@ -10,6 +10,7 @@ import torch
 from img2img.bundle import BundleInfo
 from img2img.data.loading import PairDataset
 from img2img.engine.directory import RunDirectory
+from img2img.engine.health import Game
 from img2img.engine.processes import Processes
 from img2img.engine.schedule import Schedule
 from img2img.inference import Policy
@@ -26,7 +27,7 @@ class Plan:
         batch_size: pairs a step, in each process.
         seed: of data order and augmentation.
         log_every, sample_every, checkpoint_every: in steps.
-        validate_every: in steps; None only at the end.
+        validate_every: in steps; 0 only at the end.
         sample_count: rows of a sample sheet.
         keep_checkpoints: how many remain.
         schedule: of the learning rate.
@@ -34,6 +35,8 @@ class Plan:
         workers: processes that load data; 0 loads in this one.
         capture: record the step as a CUDA graph, where there are such.
         compile: let torch.compile work on the networks.
+        best_by: the validation score of the best model; None is the first there is.
+        game: an adversarial loss that says who is ahead, where there is such.
     """
 
     total_steps: int
@@ -42,7 +45,7 @@ class Plan:
     log_every: int
     sample_every: int
     checkpoint_every: int
-    validate_every: int | None
+    validate_every: int
     sample_count: int
     keep_checkpoints: int
     schedule: Schedule
@@ -50,6 +53,8 @@ class Plan:
     workers: int
     capture: bool = True
     compile: bool = False
+    best_by: str | None = None
+    game: Game | None = None
 
 
 @dataclass(frozen=True)

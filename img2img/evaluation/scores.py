@@ -10,12 +10,18 @@ from numpy.typing import NDArray
 
 from img2img.data.loading import PairDataset
 from img2img.errors import ImageError
+from img2img.evaluation.outputs import Outputs
 from img2img.inference import Translator
 from img2img.picture import Pixels, fit_channels, to_depth
 from img2img.tasks.base import Task
 
 # Enough for a steady number while training; `img2img run` should not wait on its own scores.
 MOST_PAIRS = 200
+
+# Pixels; a smaller image has no SSIM.
+SSIM_WINDOW = 11
+
+HIGHER_IS_BETTER = {"l1": False, "psnr": True, "ssim": True, "accuracy": True}
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -41,7 +47,7 @@ def score_images(output: Pixels, target: Pixels) -> dict[str, float]:
     scores = {"l1": float((a - b).abs().mean())}
     # Two equal images have no finite PSNR; 8 bits cannot show more than this.
     scores["psnr"] = min(float(peak_signal_noise_ratio(a, b, data_range=1.0)), 100.0)
-    if min(output.shape[:2]) >= 11:
+    if min(output.shape[:2]) >= SSIM_WINDOW:
         ssim = structural_similarity_index_measure(a, b, data_range=1.0)
         assert isinstance(ssim, torch.Tensor)
         scores["ssim"] = float(ssim)
@@ -49,9 +55,19 @@ def score_images(output: Pixels, target: Pixels) -> dict[str, float]:
 
 
 def validate(
-    translator: Translator, dataset: PairDataset, most: int = MOST_PAIRS
+    translator: Translator,
+    dataset: PairDataset,
+    most: int = MOST_PAIRS,
+    *,
+    seen: Outputs | None = None,
 ) -> dict[str, float]:
     """Mean scores over validation pairs, evenly chosen; unreadable ones are left out.
+
+    Args:
+        translator: the model.
+        dataset: validation pairs.
+        most: how many of them are scored.
+        seen: takes in each pair and its output.
 
     Returns:
         `l1`, `psnr`, `ssim`; or, where targets are classes, whose colours have no distances that
@@ -62,6 +78,8 @@ def validate(
     scores = []
     for source, target in readable(dataset, spread(len(dataset), most)):
         output = translator.translate(source[None]).cpu()[0]
+        if seen is not None:
+            seen.add(task, source, output, target)
         if translator.palette is not None:
             right = output.argmax(dim=0) == target.argmax(dim=0)
             scores.append({"accuracy": float(right.float().mean())})

@@ -1,0 +1,82 @@
+"""The best model so far by a validation score, kept beside the last one."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from img2img.bundle import BundleInfo, read_info, save_bundle
+from img2img.engine.state import TrainState
+from img2img.errors import ModelFileError
+from img2img.evaluation.scores import HIGHER_IS_BETTER
+
+
+class Best:
+    """Writes `best.safetensors` whenever a validation is strictly better than all before it.
+
+    The file itself says what it holds, so that a run which was killed goes on from it. One of a
+    later step than the run goes on from is kept: the run comes to that step again, and to that
+    score.
+
+    Args:
+        path: the file.
+        by: which score decides; None is the first that validation gives.
+    """
+
+    def __init__(self, path: Path, by: str | None = None) -> None:
+        self._path, self._by = path, by
+        self._name: str | None = None
+        self._value = math.nan
+        if not path.exists():
+            return
+        try:
+            self._name, self._value, _ = _read(path)
+        except ModelFileError as error:
+            warnings.warn(
+                f"the best model so far is lost, and the next validation's takes its place: "
+                f"{error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def offer(self, scores: Mapping[str, float], state: TrainState, info: BundleInfo) -> bool:
+        """Keep the model as it is now if its scores are the best so far; whether they are."""
+        name = self._by or next(iter(scores), None)
+        value = math.nan if name is None else scores.get(name, math.nan)
+        if name is None or not math.isfinite(value):
+            return False
+        higher = HIGHER_IS_BETTER.get(name, False)
+        # Where another score decided before, none of its values says anything.
+        if name == self._name and not (value > self._value if higher else value < self._value):
+            return False
+        trained = {**info.trained, "step": state.step, "score": {"name": name, "value": value}}
+        save_bundle(self._path, dict(state.shown.state_dict()), replace(info, trained=trained))
+        self._name, self._value = name, value
+        return True
+
+
+def describe_best(path: Path) -> str | None:
+    """A line about the best model for people: `step 400, l1 0.0831`; None where there is none."""
+    try:
+        name, value, step = _read(path)
+    except ModelFileError:
+        return None
+    return f"step {step}, {name} {value:.4f}"
+
+
+def _read(path: Path) -> tuple[str, float, int]:
+    """Score, its value and the step of a best model.
+
+    Raises:
+        ModelFileError: it cannot be read, or says nothing of the kind.
+    """
+    trained = read_info(path).trained
+    score, step = trained.get("score"), trained.get("step")
+    if isinstance(score, dict) and isinstance(step, int):
+        name, value = score.get("name"), score.get("value")
+        if isinstance(name, str) and isinstance(value, float) and math.isfinite(value):
+            return name, value, step
+    raise ModelFileError(f"{path} does not say which score it had at which step")
