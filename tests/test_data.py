@@ -581,8 +581,11 @@ def test_look_through_finds_what_cannot_be_used(pairs_folder):
 
     findings = look_through(SideBySide(pairs_folder, "train"), on_pair)
     assert findings.pairs == len(seen) == 6
-    assert [path.rsplit("/", 1)[1] for path, _ in findings.problems] == ["002.png", "004.png"]
-    assert "65 pixels wide" in findings.problems[1][1]
+    assert [(p.file.rsplit("/", 1)[1], p.kind) for p in findings.problems] == [
+        ("002.png", "unreadable"),
+        ("004.png", "size"),
+    ]
+    assert "65 pixels wide" in findings.problems[1].reason
     assert dict(findings.sizes) == {(32, 32): 3, (40, 16): 1}
     assert findings.size_range() == "40x16 to 32x32"
 

@@ -331,7 +331,8 @@ def test_rows_that_cannot_be_used(tmp_path):
         with pytest.raises(ImageError, match=said):
             source.pair(index)
     findings = look_through(source)
-    assert [name for name, _ in findings.problems] == [f"{path}[train][{i}]" for i in (1, 2, 3, 4)]
+    expected = [f"{path}[train][{i}]" for i in (1, 2, 3, 4)]
+    assert [problem.file for problem in findings.problems] == expected
 
 
 # In processes and threads

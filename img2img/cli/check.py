@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from img2img.cli.options import (
     DebugOption,
@@ -22,29 +24,40 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from img2img.data.checking import Findings
+    from img2img.data.checks.problem import Problem
     from img2img.data.images import Split
+    from img2img.data.source import PairSource
     from img2img.plugins import Plugins
-
-# More are counted, not printed.
-SHOWN = 20
+    from img2img.recipe import Recipe
+    from img2img.tasks.base import Task
 
 
 def check(
     recipe: RecipeArgument,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(help="Draw the suspects to this file: small, with what is wrong below."),
+    ] = None,
     set_: SetOption = None,
     plugin: PluginOption = None,
     quiet: QuietOption = False,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Validate a recipe and look through its data without training."""
+    """Validate a recipe and look through its data without training.
+
+    Finds pairs that cannot be used (exit code 2) and those that are suspicious (exit code 1).
+    """
     import json as json_module
 
     from rich.console import Console
 
-    from img2img.errors import DataError, RecipeError
+    from img2img.cli.suspects import as_json, print_problems, write_sheet_of
+    from img2img.errors import DataError, RecipeError, RequestError
     from img2img.recipe_files import find_recipe
 
+    if sheet is not None:
+        _refuse_place(sheet)
     plugins = load_plugins_for(plugin)
     path = find_recipe(recipe)
     try:
@@ -54,7 +67,6 @@ def check(
             report = {"recipe": str(path), "valid": False, "mistakes": str(error).splitlines()}
             print(json_module.dumps(report, indent=2))
         raise
-    problems = [problem for findings in seen.data.values() for problem in findings.problems]
     if json:
         report = {
             "recipe": str(path),
@@ -67,7 +79,7 @@ def check(
                 }
                 for split, findings in seen.data.items()
             },
-            "problems": [{"file": file, "reason": reason} for file, reason in problems],
+            "problems": as_json(seen.problems),
         }
         print(json_module.dumps(report, indent=2))
     else:
@@ -80,25 +92,49 @@ def check(
             pairs = f"{findings.pairs} {'pair' if findings.pairs == 1 else 'pairs'}"
             sizes = f"{findings.size_range()} pixels each" if findings.sizes else "none readable"
             console.print(f"  {split}: {pairs}, {sizes}")
-        by_reason: dict[str, list[str]] = {}
-        for file, reason in problems:
-            by_reason.setdefault(reason, []).append(file)
-        left = SHOWN
-        for reason, files in by_reason.items():
-            if len(files) == 1 and left:
-                console.print(f"  {files[0]}: {reason}")
-            elif left:
-                console.print(f"  {len(files)} files: {reason}")
-                for file in files[:left]:
-                    console.print(f"    {file}")
-            left = max(0, left - len(files))
-        if len(problems) > SHOWN:
-            console.print(f"  and {len(problems) - SHOWN} more; --json lists all")
-    if problems:
+        print_problems(seen.problems, console)
+    if sheet is not None and seen.problems:
+        try:
+            write_sheet_of(sheet, seen.problems, seen.sources, swap=seen.swap)
+        except OSError as error:
+            raise RequestError(f"{sheet} cannot be written ({error.strerror or error})") from error
+        if not json and not quiet:
+            print(f"\n{sheet}: the suspects")
+    _raise_any(seen)
+
+
+def _refuse_place(sheet: Path) -> None:
+    from img2img.data.writing import KINDS
+    from img2img.errors import RequestError
+
+    if KINDS.get(sheet.suffix.lower()) not in ("PNG", "JPEG", "WEBP"):
+        raise RequestError(f"--sheet {sheet}: name a file that ends in .png")
+    if not sheet.absolute().parent.is_dir():
+        raise RequestError(f"--sheet {sheet}: there is no folder {str(sheet.parent)!r}")
+
+
+def _raise_any(seen: _Seen) -> None:
+    """An error for what cannot be used, or else for what is suspicious."""
+    from img2img.errors import DataError, Img2ImgError
+
+    errors = [problem for problem in seen.problems if problem.severity == "error"]
+    unusable = [problem for problem in errors if problem.kind != "unmatched"]
+    if unusable:
         total = sum(findings.pairs for findings in seen.data.values())
         # So many are not odd ones out: the recipe says something else than the data.
-        cure = "remove or mend them" if 2 * len(problems) <= total else "the reasons say what to do"
-        raise DataError(f"{len(problems)} of {total} pairs cannot be used; {cure}")
+        odd = 2 * len(unusable) <= total
+        cure = "remove or mend them" if odd else "the reasons say what to do"
+        alone = len(errors) - len(unusable)
+        also = f", and {alone} more images have no partner" if alone else ""
+        raise DataError(f"{len(unusable)} of {total} pairs cannot be used{also}; {cure}")
+    if seen.unmatched:
+        raise DataError("; ".join(seen.unmatched))
+    suspects = sum(problem.severity == "warning" for problem in seen.problems)
+    if suspects:
+        raise Img2ImgError(
+            f"{suspects} {'thing looks' if suspects == 1 else 'things look'} wrong with the data; "
+            f"training would use it as it is"
+        )
 
 
 @dataclass
@@ -106,6 +142,10 @@ class _Seen:
     task: str
     parameters: dict[str, int]
     data: dict[str, Findings]
+    sources: dict[str, PairSource]
+    problems: list[Problem]
+    unmatched: list[str]
+    swap: bool
 
 
 def _look(path: Path, plugins: Plugins, overrides: Sequence[str], console: Console) -> _Seen:
@@ -113,16 +153,11 @@ def _look(path: Path, plugins: Plugins, overrides: Sequence[str], console: Conso
     import torch
     from rich.progress import Progress
 
-    from img2img.assemble import (
-        build_networks,
-        build_source,
-        judge_of,
-        refuse_broken,
-        warn_of_scales,
-    )
-    from img2img.data.checking import look_through
-    from img2img.errors import DataError
+    from img2img.assemble import build_networks, judge_of, refuse_broken, warn_of_scales
+    from img2img.data.checking import find_problems, look_through
     from img2img.recipe_parser import load_recipe
+    from img2img.tasks.base import image_channels_of
+    from img2img.tasks.colorization import Colorization
 
     recipe = load_recipe(path, plugins.registry, overrides)
     refuse_broken(recipe, plugins)
@@ -133,17 +168,73 @@ def _look(path: Path, plugins: Plugins, overrides: Sequence[str], console: Conso
     }
     channels = f"{task.source_channels} to {task.target_channels} channels"
     about = f"task {recipe.task.name}: {channels}, {recipe.data.crop_size} pixels"
-    splits: tuple[Split, ...] = ("train", "val")
     warn_of_scales(recipe.data)
-    try:
-        sources = {split: build_source(recipe, plugins.registry, split) for split in splits}
-    except DataError as error:
-        raise DataError(f"the recipe is valid, but its data cannot be used: {error}") from error
+    sources, alone, unmatched = _sources(recipe, plugins)
     data: dict[str, Findings] = {}
+    swap = recipe.data.direction == "BtoA"
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         for split, source in sources.items():
             bar = progress.add_task(f"looking through {split}", total=len(source))
             data[split] = look_through(
-                source, partial(progress.advance, bar), judge_of(task, recipe.data.direction)
+                source,
+                partial(progress.advance, bar),
+                judge_of(task, recipe.data.direction),
+                split=split,
+                swap=swap,
+                channels=image_channels_of(task),
             )
-    return _Seen(about, parameters, data)
+        progress.add_task("comparing", total=None)
+        problems = find_problems(
+            data,
+            sources,
+            swap=swap,
+            plainer=_plainer(task),
+            # Its source is in its target.
+            compare=not isinstance(task, Colorization),
+            others=alone,
+        )
+    return _Seen(about, parameters, data, sources, problems, unmatched, swap)
+
+
+def _sources(
+    recipe: Recipe, plugins: Plugins
+) -> tuple[dict[str, PairSource], list[Problem], list[str]]:
+    """The pairs of each split, the images without a partner, and what is said of these."""
+    from img2img.assemble import build_source
+    from img2img.data.checks.problem import Problem
+    from img2img.data.two_folders import UnmatchedError
+    from img2img.errors import DataError
+
+    sources: dict[str, PairSource] = {}
+    # Splits that are held out of one pair of folders have the same.
+    alone: dict[Path, Problem] = {}
+    said: dict[str, None] = {}
+    splits: tuple[Split, ...] = ("train", "val")
+    for split in splits:
+        try:
+            sources[split] = build_source(recipe, plugins.registry, split)
+        except UnmatchedError as error:
+            if error.matched is None:
+                raise _unusable(error) from error
+            sources[split] = error.matched
+            said[str(error)] = None
+            for file in error.alone:
+                reason = "no partner of the same name"
+                alone.setdefault(file, Problem("unmatched", split, str(file), reason))
+        except DataError as error:
+            raise _unusable(error) from error
+    return sources, list(alone.values()), list(said)
+
+
+def _unusable(error: Exception) -> Exception:
+    from img2img.errors import DataError
+
+    return DataError(f"the recipe is valid, but its data cannot be used: {error}")
+
+
+def _plainer(task: Task) -> int | None:
+    """Which image of a pair must have fewer colours than the other, by the task: 0 the source."""
+    from img2img.tasks.edges import Edges
+    from img2img.tasks.labels import Labels
+
+    return 0 if isinstance(task, (Edges, Labels)) else None

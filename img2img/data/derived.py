@@ -29,6 +29,9 @@ class Derived:
         DataError: the folder is missing or empty.
     """
 
+    # Nothing is learned of the data by comparing the two.
+    makes_first = True
+
     def __init__(
         self,
         root: Path,

@@ -121,6 +121,7 @@ class HuggingFace:
                 place,
                 f"{width}x{height} pixels in column {self.columns[0]!r}, but {width2}x{height2} in "
                 f"{self.columns[1]!r}",
+                "size",
             )
         return first, second
 

@@ -17,8 +17,10 @@ from PIL import UnidentifiedImageError
 from img2img.data import arrays, deep, tiff
 from img2img.data.limits import BESIDE, check_claim, over_limit, pixel_limit, set_pixel_limit
 from img2img.data.memory import orientation_of, profile_of, unpack
+from img2img.data.opening import open_file
 from img2img.data.planes import Planes, assemble
 from img2img.errors import ImageError
+from img2img.names import printable
 from img2img.picture import Picture, UnusableError, fit_picture, to_depth
 
 __all__ = [
@@ -107,7 +109,7 @@ def decode(file: BinaryIO, name: str) -> Picture:
 def reason_of(error: Exception) -> str:
     """Why an image cannot be read, in words, from what its decoder raised."""
     if isinstance(error, UnusableError):
-        return str(error)
+        return _short(str(error))
     if isinstance(error, MemoryError):
         return "out of memory while it was read"
     if isinstance(error, FileNotFoundError):
@@ -117,12 +119,19 @@ def reason_of(error: Exception) -> str:
     if isinstance(error, PillowImage.DecompressionBombError):
         count = re.search(r"\d+", str(error))
         return over_limit(f"{int(count[0]):,} pixels" if count else "its pixels")
-    return f"cannot be read ({' '.join(str(error).split())})"
+    said = " ".join(str(error).split()) or type(error).__name__
+    return f"cannot be read ({_short(said)})"
+
+
+def _short(text: str) -> str:
+    """What may quote the file, in one line and with an end."""
+    plain = printable(text)
+    return plain if len(plain) <= 500 else f"{plain[:500]}..."
 
 
 def _explained(path: Path, read: Callable[[BinaryIO], Result]) -> Result:
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             return read(file)
     # Decoders meet strangers' bytes and raise whatever they like: struct.error, SyntaxError, ...
     except Exception as error:

@@ -23,6 +23,8 @@ from img2img.picture import Pixels, UnusableError, fit_picture
 
 # Windows of the sampler are of a few shards; a process may have 1,024 files open, or fewer.
 OPEN_FILES = 32
+# Without waiting, or a pipe that took a file's place would be waited for.
+_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
 # What may lie between the two images of a pair and be read with them: headers, texts.
 _GAP = 1 << 16
 
@@ -108,7 +110,7 @@ class Shards:
         (height, width), (height2, width2) = first.shape[:2], second.shape[:2]
         if (height, width) != (height2, width2):
             raise ImageError(
-                place, f"{width}x{height} pixels, but its partner has {width2}x{height2}"
+                place, f"{width}x{height} pixels, but its partner has {width2}x{height2}", "size"
             )
         return first, second
 
@@ -139,7 +141,7 @@ class _Opened:
 
     def __init__(self, path: str, size: int, changed: int) -> None:
         self.path = path
-        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self.descriptor = os.open(path, _FLAGS)
         found = os.fstat(self.descriptor)
         if (found.st_size, found.st_mtime_ns) != (size, changed):
             raise EOFError(f"{path} has changed since the run began")

@@ -46,5 +46,7 @@ def split_halves(image: Pixels, path: Path) -> tuple[Pixels, Pixels]:
     """
     width = image.shape[1]
     if width % 2 or width < 2:
-        raise ImageError(path, f"{width} pixels wide, so not two images of one size side by side")
+        raise ImageError(
+            path, f"{width} pixels wide, so not two images of one size side by side", "size"
+        )
     return image[:, : width // 2], image[:, width // 2 :]

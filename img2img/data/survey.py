@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from img2img.data.checks.colours import variety
 from img2img.data.images import Image, split_images
 from img2img.data.reading import image_size, read_image
 from img2img.data.shard_index import called_in, image_endings
@@ -90,8 +91,8 @@ def survey(root: Path) -> Survey:
     size = int(np.median([min(first.shape[:2]) for first, _ in samples]))
     if source == "derived":
         return Survey(source, None, "AtoB", "edges", count, size, reasons)
-    variety = [float(np.mean([_variety(pair[side]) for pair in samples])) for side in (0, 1)]
-    direction: Literal["AtoB", "BtoA"] = "AtoB" if variety[0] <= variety[1] else "BtoA"
+    colours = [float(np.mean([variety(pair[side]) for pair in samples])) for side in (0, 1)]
+    direction: Literal["AtoB", "BtoA"] = "AtoB" if colours[0] <= colours[1] else "BtoA"
     plain = 0 if direction == "AtoB" else 1
     reasons["direction"] = f"the {('first', 'second')[plain]} image of a pair has fewer colours"
     sources = [pair[plain] for pair in samples]
@@ -208,15 +209,6 @@ def _readable(
     return found
 
 
-def _variety(image: Image) -> float:
-    """Entropy in bits of the colours, 16 levels a channel."""
-    levels = image.astype(np.int64) // 16
-    colours = levels[..., 0] * 256 + levels[..., 1] * 16 + levels[..., 2]
-    counts = np.bincount(colours.ravel())
-    share = counts[counts > 0] / colours.size
-    return float(-(share * np.log2(share)).sum())
-
-
 def _common_palette(sources: list[Image]) -> str | None:
     """The shipped palette of most of the sources."""
     # A drawing on black ground is near Cityscapes' black.
@@ -234,11 +226,11 @@ def _is_grey(sources: list[Image]) -> bool:
 def _task_of(sources: list[Image]) -> tuple[str, str]:
     grey = _is_grey(sources)
     light = np.mean([(image.min(axis=-1) > 200).mean() for image in sources])
-    variety = np.mean([_variety(image) for image in sources])
+    colours = np.mean([variety(image) for image in sources])
     if grey and light > 0.6:
         return "edges", "the sources are grey and mostly white paper"
     # JPEG smears flat colours into many, but leaves them more vivid than photographs are.
     vivid = np.mean([(np.ptp(image.astype(np.int16), axis=-1) > 100).mean() for image in sources])
-    if not grey and (variety < 3.5 or vivid > 0.5):
+    if not grey and (colours < 3.5 or vivid > 0.5):
         return "labels", "the sources have few or unusually vivid colours"
     return "paired", "the sources are neither drawings nor flat labels"

@@ -13,6 +13,25 @@ from img2img.errors import DataError, ImageError
 from img2img.picture import Pixels
 
 
+class UnmatchedError(DataError):
+    """Some images of two folders have no partner of the same name in the other.
+
+    Attributes:
+        alone: these images.
+        matched: the pairs that there are; None where there are none.
+    """
+
+    def __init__(
+        self, folders: tuple[Path, Path], alone: Sequence[Path], matched: TwoFolders | None
+    ) -> None:
+        self.alone, self.matched = alone, matched
+        more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+        super().__init__(
+            f"data.root: no partner of the same name for {', '.join(map(str, alone[:3]))}{more}; "
+            f"each image in {folders[0]} needs one in {folders[1]}: add it, or move these away"
+        )
+
+
 class TwoFolders:
     """Images of the same name in two folders are a pair; suffixes may differ.
 
@@ -25,7 +44,8 @@ class TwoFolders:
         second: the folder of the second images.
 
     Raises:
-        DataError: a folder is missing or empty, or some images have no partner.
+        DataError: a folder is missing or empty.
+        UnmatchedError: some images have no partner.
     """
 
     def __init__(
@@ -54,12 +74,18 @@ class TwoFolders:
                 f"data.root: {str(held_out[0])!r} is there, but no {str(train[0] / 'train')!r}; "
                 f"put the images to train on there"
             )
-        first_images, second_images = _match(
-            *(held_out if split == "val" and held_out is not None else train)
-        )
+        folders = held_out if split == "val" and held_out is not None else train
+        unmatched: _Unmatched | None = None
+        try:
+            first_images, second_images = _match(*folders)
+        except _Unmatched as found:
+            unmatched = found
+            first_images, second_images = map(FileList, folders, found.columns)
         pairs: Sequence[tuple[Path, Path]] = Zipped(first_images, second_images)
         self.files = pairs if held_out is not None else hold_out(pairs, split)
         self.channels = channels
+        if unmatched is not None:
+            raise UnmatchedError(folders, unmatched.alone, self if len(pairs) else None)
 
     def __len__(self) -> int:
         return len(self.files)
@@ -75,9 +101,8 @@ class TwoFolders:
         )
         (height, width), (height2, width2) = images[0].shape[:2], images[1].shape[:2]
         if (height, width) != (height2, width2):
-            raise ImageError(
-                first, f"{width}x{height} pixels, but its partner {second} has {width2}x{height2}"
-            )
+            reason = f"{width}x{height} pixels, but its partner {second} has {width2}x{height2}"
+            raise ImageError(first, reason, "size")
         return images
 
 
@@ -112,21 +137,21 @@ def _match(first: Path, second: Path) -> list[FileList]:
             if not by_key:
                 raise DataError(f"data.root: no images below {str(folder)!r}")
             sides.append(by_key)
-        _check_partners(first, second, *sides)
-        keys = sorted(sides[0])
-        return [[side[key] for key in keys] for side in sides]
+        keys = sorted(sides[0].keys() & sides[1].keys())
+        columns = [[side[key] for key in keys] for side in sides]
+        alone = [first / sides[0][key] for key in sorted(sides[0].keys() - sides[1].keys())]
+        alone += [second / sides[1][key] for key in sorted(sides[1].keys() - sides[0].keys())]
+        if alone:
+            # Raised, so that no list is kept that lacks some.
+            raise _Unmatched(alone, columns)
+        return columns
 
     return list_files([first, second], SUFFIXES, arrange, "partners")
 
 
-def _check_partners(
-    first: Path, second: Path, ours: dict[str, str], theirs: dict[str, str]
-) -> None:
-    alone = [first / ours[key] for key in sorted(ours.keys() - theirs.keys())]
-    alone += [second / theirs[key] for key in sorted(theirs.keys() - ours.keys())]
-    if alone:
-        more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
-        raise DataError(
-            f"data.root: no partner of the same name for {', '.join(map(str, alone[:3]))}{more}; "
-            f"each image in {first} needs one in {second}: add it, or move these away"
-        )
+class _Unmatched(Exception):
+    """What has no partner, and the columns of names of what has one."""
+
+    def __init__(self, alone: list[Path], columns: list[list[str]]) -> None:
+        super().__init__()
+        self.alone, self.columns = alone, columns
