@@ -16,15 +16,15 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 Row = Sequence[object]
 
 
-def add_record_option(parser: argparse.ArgumentParser) -> None:
-    """`--record [PAGE]`: None where it is left out."""
+def add_record_option(parser: argparse.ArgumentParser, page: Path = PAGE) -> None:
+    """`--record [PAGE]`, with `page` where none is named: None where it is left out."""
     parser.add_argument(
         "--record",
         type=Path,
         nargs="?",
-        const=PAGE,
+        const=page,
         metavar="PAGE",
-        help="also write the outcome into this page, docs/performance.md by default",
+        help=f"also write the outcome into this page, docs/{page.name} by default",
     )
 
 

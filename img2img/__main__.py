@@ -1,6 +1,22 @@
 """`python -m img2img`."""
 
-from img2img.cli import main
+from __future__ import annotations
+
+import sys
+
+from img2img.signals import answer_signals
+
+
+def main() -> None:
+    """Run the command line; a signal ends it in order while that is still being imported."""
+    answer_signals()
+    try:
+        from img2img.cli import main
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    main()
+
 
 if __name__ == "__main__":
     main()

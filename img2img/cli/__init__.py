@@ -12,8 +12,9 @@ import typer
 
 from img2img.cli import bench, check, data, export, import_, infer, listing, new, run, show
 from img2img.cli.options import DebugOption, wants_debug
-from img2img.errors import Img2ImgError, Interrupted, RecipeError, SaidElsewhere
+from img2img.errors import Img2ImgError, Interrupted, Note, RecipeError, SaidElsewhere
 from img2img.names import printable
+from img2img.signals import answer_signals, ignore_signals
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -52,6 +53,7 @@ def top(
 
 def main() -> NoReturn:
     """Run the command line; every error a user can cause is one readable message, no traceback."""
+    answer_signals()
     warnings.showwarning = _print_warning
     try:
         app()
@@ -64,6 +66,12 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except SystemExit as left:
+        if not left.code:
+            ignore_signals()
+        if left.code == 130:  # typer's answer to KeyboardInterrupt, which says nothing
+            print("interrupted", file=sys.stderr)
+        raise
     except BrokenPipeError:
         # `img2img list | head`: whoever read us has left, which is no failure.
         sys.stderr.close()
@@ -119,4 +127,5 @@ def _print_warning(
 ) -> None:
     # Our own are written for users; what libraries tell developers is for --debug.
     if wants_debug() or Path(filename).is_relative_to(PACKAGE):
-        print(_fit(f"warning: {message}"), file=sys.stderr)
+        kind = "note" if issubclass(category, Note) else "warning"
+        print(_fit(f"{kind}: {message}"), file=sys.stderr)

@@ -45,6 +45,7 @@ def _show_recipe(name: str, json: bool) -> None:
     from rich.console import Console
     from rich.syntax import Syntax
 
+    from img2img.names import printable
     from img2img.recipe_files import find_recipe
 
     path = find_recipe(name)
@@ -52,7 +53,9 @@ def _show_recipe(name: str, json: bool) -> None:
     if json:
         print(json_module.dumps({"kind": "recipe", "name": name, "text": text}, indent=2))
     elif (console := Console()).is_terminal:
-        console.print(Syntax(text, "toml", background_color="default", word_wrap=True))
+        # Strangers' recipes may hold what a terminal obeys.
+        plain = "\n".join(printable(line) for line in text.expandtabs().splitlines())
+        console.print(Syntax(plain, "toml", background_color="default", word_wrap=True))
     else:
         # As it is, so that `img2img show recipe facades > mine.toml` is a recipe.
         print(text, end="")

@@ -8,7 +8,6 @@ import base64
 import io
 import json
 import math
-import os
 import statistics
 import tomllib
 from collections.abc import Callable, Iterator
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from img2img.files import whole_file
 
 BUCKETS = 300  # a curve is a few hundred pixels wide: more points would cost size and show nothing
 SMOOTHING = 0.04  # reach of the moving average to either side, as a share of the logged values
@@ -41,13 +42,8 @@ def write_report(run_dir: Path) -> Path:
     for character in "<>&":
         block = block.replace(character, f"\\u{ord(character):04x}")
     report = run_dir / "report.html"
-    # Not tempfile: it makes files that only their owner may read, and a report is there to share.
-    unfinished = run_dir / f".report-{os.getpid()}.html"
-    try:
+    with whole_file(report) as unfinished:
         unfinished.write_text(template.replace("__RUN__", block), encoding="utf-8")
-        unfinished.replace(report)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return report
 
 

@@ -1,0 +1,57 @@
+"""SIGTERM ends the program as Ctrl-C does, and neither of them is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)
+
+_asked = False
+_main = -1
+
+
+def answer_signals() -> None:
+    """From now on SIGINT and SIGTERM raise KeyboardInterrupt in this process.
+
+    Without it SIGTERM would end it at once, whatever is half done, and with no exit code of ours.
+    A signal that whoever started it told it to ignore stays ignored.
+    """
+    global _main
+    # Python allows handlers in the main thread alone.
+    if threading.current_thread() is not threading.main_thread():
+        return
+    _main = os.getpid()
+    for number in NUMBERS:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _interrupt)
+
+
+def was_asked() -> bool:
+    """Whether one of them came, even if what it raised got nowhere.
+
+    Python can only print an exception that is raised while it calls back, as at the end of an
+    import: the program goes on then, and has to ask.
+    """
+    return _asked
+
+
+def ignore_signals() -> None:
+    """Let no signal change the exit code of what is done, while Python takes itself down."""
+    if threading.current_thread() is threading.main_thread() and _main == os.getpid():
+        for number in NUMBERS:
+            if signal.getsignal(number) is _interrupt:
+                signal.signal(number, signal.SIG_IGN)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    global _asked
+    if os.getpid() != _main and number == signal.SIGTERM:
+        # A process that was forked and set nothing: it ends as it did before.
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        return
+    _asked = True
+    raise KeyboardInterrupt
