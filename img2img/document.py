@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from img2img.errors import RecipeError
+from img2img.names import printable
 
 KeyPath = tuple[str | int, ...]
 # A recipe needs four; whoever prints or validates deeper ones runs into recursion limits.
 DEEPEST = 32
 TOO_LARGE = "an integer that does not fit in 64 bits"
+# Characters of a recipe, of which the largest palette takes an eighth; and points in one line: the
+# parser takes minutes for a key of some ten thousand parts.
+LONGEST, MOST_POINTS = 1 << 17, 2000
+# What a line end may stand in, or a bracket mean nothing in: strings of the four kinds, comments.
+_TOKENS = re.compile(
+    r'''"""(?:\\.|[^\\])*?"""(?:"{0,2})|\'{3}.*?\'{3}\'{0,2}'''
+    r"""|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|#[^\n]*|[\[\]{}\n]""",
+    re.DOTALL,
+)
 
 
 class Document:
@@ -24,8 +35,12 @@ class Document:
     """
 
     def __init__(self, text: str, label: str) -> None:
-        self.label = label
+        # File names may hold anything.
+        self.label = label = printable(label)
+        if len(text) > LONGEST:
+            raise RecipeError([f"{label}: more than {LONGEST:,} characters, so not a recipe"])
         try:
+            _check_points(text)
             self.data: dict[str, Any] = tomllib.loads(text)
             _check_depth(self.data)
         except tomllib.TOMLDecodeError as error:
@@ -55,7 +70,8 @@ class Document:
         """
         try:
             # With or without the mark that Windows editors put first.
-            text = path.read_text(encoding="utf-8-sig")
+            with path.open(encoding="utf-8-sig") as file:
+                text = file.read(LONGEST + 1)
         except UnicodeDecodeError as error:
             raise RecipeError([f"{path}: not a text file in UTF-8, so not a recipe"]) from error
         except OSError as error:
@@ -116,14 +132,19 @@ def parse_assignment(assignment: str) -> tuple[list[str], Any]:
     # What a shell passes on from bytes that are no UTF-8 could not be written into recipe.toml.
     if any("\ud800" <= character <= "\udfff" for character in assignment):
         raise ValueError("it is not text in UTF-8")
+    if len(assignment) > LONGEST:
+        raise ValueError(f"it has more than {LONGEST:,} characters")
     key, equals, text = assignment.partition("=")
     if not equals:
         raise ValueError("expected key=value")
     path = []
     try:
+        _check_points(assignment)
         table: Any = tomllib.loads(f"{key} = 0")
     except tomllib.TOMLDecodeError:
         raise ValueError(f"{key.strip()!r} is not a key; expected key=value") from None
+    except RecursionError:
+        raise ValueError("nested too deeply to be part of a recipe") from None
     while isinstance(table, dict) and len(table) == 1:
         ((name, table),) = table.items()
         path.append(name)
@@ -144,32 +165,37 @@ def parse_assignment(assignment: str) -> tuple[list[str], Any]:
 def key_lines(text: str) -> Iterator[tuple[KeyPath, int]]:
     """Every key of a valid TOML text with the line (from 1) its statement starts on.
 
-    A statement is the shortest run of lines that parses by itself, so that the standard parser, not
-    a second one, decides where multi-line strings and arrays end.
+    The text is cut into statements, each of which the standard parser reads once more.
     """
-    # Not splitlines(): TOML knows no other line ends, and U+2028 may stand in a comment.
-    lines = text.replace("\r\n", "\n").split("\n")
     counts: dict[KeyPath, int] = {}
     prefix: KeyPath = ()
-    at = 0
-    while at < len(lines):
-        start, statement = at, lines[at]
-        at += 1
-        header = statement.lstrip().startswith("[")
-        while (parsed := _try_parse(statement)) is None and at < len(lines):
-            last = ""
-            # Only these close what spans lines; to try after every line of a long array is slow.
-            while at < len(lines) and not any(mark in last for mark in ("]", "}", '"""', "'''")):
-                last = lines[at]
-                statement += "\n" + last
-                at += 1
-        if parsed is None:
-            return
-        if header:
+    for line, statement in _statements(text):
+        parsed = tomllib.loads(statement)
+        if statement.lstrip().startswith("["):
             prefix = _header_path(parsed, counts)
-            yield prefix, start + 1
+            yield prefix, line
         else:
-            yield from ((path, start + 1) for path in _paths(parsed, prefix))
+            yield from ((path, line) for path in _paths(parsed, prefix))
+
+
+def _statements(text: str) -> Iterator[tuple[int, str]]:
+    """The statements of a valid TOML text, each with the line it starts on.
+
+    One ends with its line, unless that ends within a string of several lines or within brackets.
+    """
+    # Not splitlines(): TOML knows no other line ends, and U+2028 may stand in a comment.
+    text = text.replace("\r\n", "\n") + "\n"
+    begin, depth, line = 0, 0, 1
+    for found in _TOKENS.finditer(text):
+        token = found[0]
+        if token in ("[", "{"):
+            depth += 1
+        elif token in ("]", "}"):
+            depth -= 1
+        elif token == "\n" and depth == 0:
+            statement = text[begin : found.end()]
+            yield line, statement
+            begin, line = found.end(), line + statement.count("\n")
 
 
 def _header_path(parsed: dict[str, Any], counts: dict[KeyPath, int]) -> KeyPath:
@@ -206,6 +232,12 @@ def _check_depth(value: Any, depth: int = 0) -> None:
             _check_depth(inner, depth + 1)
 
 
+def _check_points(text: str) -> None:
+    """Raise a RecursionError for keys that the parser itself would take too long for."""
+    if any(line.count(".") > MOST_POINTS for line in text.split("\n")):
+        raise RecursionError
+
+
 def _unusable(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
     """Values that TOML or a number's nature forbids and Python's parser lets through."""
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -215,13 +247,6 @@ def _unusable(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
     elif isinstance(value, (dict, list)):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             yield from _unusable(inner, (*path, key))
-
-
-def _try_parse(statement: str) -> dict[str, Any] | None:
-    try:
-        return tomllib.loads(statement)
-    except tomllib.TOMLDecodeError:
-        return None
 
 
 def _list_index(entries: list[Any], key: str) -> int:

@@ -374,3 +374,25 @@ def test_a_browser_names_the_baseline_that_is_not_beaten(
 
     answer = "handing back the source, but not than always answering with the mean training target"
     assert f"The model is better than {answer}." in dom
+
+
+def test_of_ten_thousand_samples_few_are_read(tmp_path: Path) -> None:
+    """It is written at every checkpoint, so it must not take longer the longer a run is."""
+    add_sheets(tmp_path, range(1, 2))
+    first = tmp_path / "samples/step-00000001.png"
+    for step in range(2, 10_001):
+        first.with_name(f"step-{step:08}.png").hardlink_to(first)
+    opened = []
+    actual = Image.open
+
+    def counted(path: Any, *rest: Any) -> Any:
+        opened.append(path)
+        return actual(path, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("img2img.report.page.Image.open", counted)
+        data = read(write_report(tmp_path))
+    assert len(opened) == len(data["samples"]) == MAX_SHEETS
+    assert (data["samples"][0]["step"], data["samples"][-1]["step"]) == (1, 10_000)
+    assert data["samples_found"] == 10_000
+    assert (tmp_path / "report.html").stat().st_size < PAGE_WITHOUT_SAMPLES + MAX_SHEETS * 2000

@@ -16,7 +16,7 @@ ROOT = Path(img2img.__file__).parent
 
 # From the bottom up. A module may import from its own row and from those above it in this list.
 LAYERS = (
-    ("errors", "files", "hookspecs", "hub", "layers", "names", "picture"),
+    ("errors", "files", "hookspecs", "hub", "layers", "names", "picture", "signals", "tensor_file"),
     ("backbones",),
     ("download",),
     ("tasks", "data", "generators", "discriminators", "losses"),
@@ -35,7 +35,7 @@ LAYERS = (
     ("engine",),
     ("environment",),
     ("assemble", "rebuild"),
-    ("bench", "importing", "exporting"),
+    ("bench", "importing", "exporting", "resuming"),
     ("training",),
     ("cli",),
     ("__main__",),

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from img2img.data.opening import open_file
 from img2img.data.reading import image_size
 from img2img.errors import ImageError, ModelFileError
 
@@ -35,14 +36,30 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ModelFileError(f"{path} is a folder; name a checkpoint in it ({hint})")
     if not path.is_file():
         raise ModelFileError(f"there is no file {path}")
+    _check_unpacked(path)
     try:
         # An open file: given a path, torch chooses the reader by its suffix.
-        with path.open("rb") as opened:
+        with open_file(path) as opened:
             content = torch.load(opened, map_location="cpu", weights_only=True)
     # Readers meet strangers' bytes and raise whatever they like.
     except Exception as error:
         raise ModelFileError(f"{path} {_what_it_is(path, error)}") from error
     return _unwrap(_state_dict(path, content))
+
+
+def _check_unpacked(path: Path) -> None:
+    """Raise a ModelFileError where the parts of a zip file are larger than it: torch packs none."""
+    try:
+        with zipfile.ZipFile(path) as opened:
+            unpacked = sum(part.file_size for part in opened.infolist())
+    # No zip file, or one that torch will have something to say of.
+    except Exception:
+        return
+    if unpacked > path.stat().st_size:
+        raise ModelFileError(
+            f"{path} would unpack to {unpacked:,} bytes, more than it has, and torch.save packs "
+            f"nothing: it is damaged, was made to be, or is no checkpoint; wanted are {WANTED}"
+        )
 
 
 def _what_it_is(path: Path, error: Exception) -> str:
