@@ -31,6 +31,7 @@ PLACES = {
     "bundle": "bundle",
     "engine/directory": "directory",
     "methods/": "step",
+    "engine/records": "loop",
     "engine/loop": "loop",
 }
 
@@ -202,7 +203,7 @@ def _place() -> str:
         name = frame.f_code.co_filename
         if "/img2img/" in name:
             modules.append(name.rpartition("/img2img/")[2])
-            if frame.f_code.co_name == "_write_samples":
+            if frame.f_code.co_name == "_draw":
                 return "sample sheet"
         frame = frame.f_back  # type: ignore[assignment]  # typeshed: None at the outermost
     fitting = (it for part, it in PLACES.items() if any(m.startswith(part) for m in modules))

@@ -194,7 +194,7 @@ def _readable(directory: RunDirectory) -> Iterator[None]:
 
 def last_validation(directory: RunDirectory) -> dict[str, float]:
     """The last validation scores in `metrics.jsonl`."""
-    return next(iter(reversed(directory.validations())), {})
+    return next(reversed(directory.validations().values()), {})
 
 
 def to_assignments(overrides: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from torch import nn
 
 import img2img
 from img2img.bundle import BundleInfo, load_bundle, read_info
-from img2img.engine import loop
+from img2img.engine import records
 from img2img.engine.best import Best, describe_best
 from img2img.engine.checkpoint import find_checkpoints
 from img2img.engine.directory import RunDirectory
@@ -106,14 +106,14 @@ def test_validation_changes_no_bit_of_training(tmp_path, recipe):
 
 
 def test_validation_takes_none_of_the_steps_time(tmp_path, recipe, monkeypatch):
-    real, begins = loop.validate, []
+    real, begins = records.validate, []
 
     def slowly(*arguments, **options):
         begins.append(time.perf_counter())
         time.sleep(0.3)
         return real(*arguments, **options)
 
-    monkeypatch.setattr(loop, "validate", slowly)
+    monkeypatch.setattr(records, "validate", slowly)
     run(recipe, tmp_path / "run", train__validate_every=1)
     logged = {x["step"]: x["elapsed_s"] for x in lines(tmp_path / "run") if "losses" in x}
     # From the log line of step 2 to that of step 6 there are four validations.

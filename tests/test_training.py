@@ -285,6 +285,14 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path, recipe):
     assert finished.validation["l1"] > 0
 
 
+def test_a_run_that_is_told_to_end_where_it_stands_is_scored(tmp_path, recipe):
+    _interrupt_after(recipe, tmp_path / "run", 2, signal.SIGINT, train__validate_every=0)
+    assert all("validation" not in line for line in lines(tmp_path / "run"))
+    finished = run(recipe, tmp_path / "run", resume=True, train__steps=2)
+    assert {"l1", "l1_mean_target"} <= finished.validation.keys()
+    assert lines(tmp_path / "run")[-1] == {"step": 2, "validation": finished.validation}
+
+
 def test_damaged_checkpoint_says_what_to_do(tmp_path, recipe):
     run(recipe, tmp_path / "run", train__steps=2)
     newest = find_checkpoints(RunDirectory(tmp_path / "run"))[-1]

@@ -175,18 +175,19 @@ class RunDirectory:
             if drawn is not None and drawn > step and not path.is_dir():
                 path.unlink()
 
-    def validations(self) -> list[dict[str, float]]:
-        """Scores in `metrics.jsonl`, oldest first."""
-        found: list[dict[str, float]] = []
+    def validations(self) -> dict[int, dict[str, float]]:
+        """Scores in `metrics.jsonl` by step, oldest first."""
+        found: dict[int, dict[str, float]] = {}
         if not self.metrics.is_file():
             return found
-        for line in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
+        for text in self.metrics.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                scores = json.loads(line).get("validation")
-            except (ValueError, AttributeError, RecursionError):
+                line = json.loads(text)
+                step, scores = line["step"], line["validation"]
+            except (ValueError, LookupError, TypeError, RecursionError):
                 continue
-            if isinstance(scores, dict):
-                found.append(scores)
+            if isinstance(step, int) and isinstance(scores, dict):
+                found[step] = scores
         return found
 
     def sample_path(self, step: int) -> Path:

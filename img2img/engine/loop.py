@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-import copy
-import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
-from img2img.bundle import save_bundle, saved_step
 from img2img.data.loading import batches, steps_per_epoch
 from img2img.engine.average import WeightAverage
-from img2img.engine.best import Best
-from img2img.engine.checkpoint import load_checkpoint, save_checkpoint
+from img2img.engine.checkpoint import load_checkpoint
 from img2img.engine.events import Events
 from img2img.engine.feeding import on_device
 from img2img.engine.finite import FiniteGuard
 from img2img.engine.gradients import MeanGradients, average_statistics, make_alike
-from img2img.engine.health import Health
 from img2img.engine.interrupt import StopRequest
 from img2img.engine.own_state import seed_torch
+from img2img.engine.records import Records
 from img2img.engine.run import Run
 from img2img.engine.state import TrainState
 from img2img.engine.stepping import Stepper
 from img2img.engine.unreadable import Unreadable
 from img2img.errors import Interrupted
-from img2img.evaluation.outputs import Outputs
-from img2img.evaluation.scores import baselines, readable, spread, validate
-from img2img.inference import Translator
-from img2img.picture import to_display
-from img2img.report.page import write_report
-from img2img.report.sheet import write_sheet
 
 OnStep = Callable[[int], None]
 
@@ -91,17 +80,11 @@ def train(
     )
     gradients = MeanGradients(method, processes)
     step = Stepper(method, run.device, capture=plan.capture, compile=plan.compile)
-    health = Health(directory, events, plan.game) if processes.main else None
-    guard = FiniteGuard(run, state, health)
-    unreadable = Unreadable(len(run.train_pairs), processes, health)
-    best = Best(directory.best, plan.best_by) if processes.main else None
+    records = Records(run, state, events, per_epoch)
+    guard = FiniteGuard(run, state, records.health)
+    unreadable = Unreadable(len(run.train_pairs), processes, records.health)
     for network in method.networks.values():
         network.train()
-    bundled = -1
-    # A copy of the weights before the first step, which is drawn after it.
-    untrained = _translator(run, state) if state.step == 0 and processes.main else None
-    began = time.perf_counter() - state.elapsed_s
-    window_began = time.perf_counter() - state.window_s
     lag = LAG if run.device.type == "cuda" else 0
     with closing(step), StopRequest(processes, lag) as stop:
         for batch in on_device(loader, run.device):
@@ -113,14 +96,7 @@ def train(
             state.count_step(batch.pairs)
             guard.note(losses)
             on_step(state.step)
-            if untrained is not None:
-                # Nobody need wait for it before something is learned; it counts for no step.
-                waited = -time.perf_counter()
-                seen = _write_samples(run, untrained, 0, events)
-                if health is not None:
-                    health.see_outputs(0, seen)
-                untrained, waited = None, waited + time.perf_counter()
-                began, window_began = began + waited, window_began + waited
+            records.draw_untrained()
 
             ends = state.step == plan.total_steps
             last = stop.agreed() or ends
@@ -131,54 +107,16 @@ def train(
             if sample or score or save:
                 average_statistics(state.networks(), processes)
             if log:
-                means = state.window.means(processes)  # waits for the device
-                now = time.perf_counter()
-                state.elapsed_s = now - began
-                speed = state.window_images / max(now - window_began, 1e-9)
-                state.window_images, window_began = 0, now
-                line = {
-                    "step": state.step,
-                    "epoch": (state.step - 1) // per_epoch,
-                    "images": state.images,
-                    "elapsed_s": round(state.elapsed_s, 3),
-                    "images_per_s": round(speed, 3),
-                    "losses": means,
-                }
-                if processes.main:
-                    directory.add_metrics(line)
-                events.tell("on_metrics", metrics=line)
-                if health is not None:
-                    health.see_losses(state.step, means)
-            seen = Outputs()
-            if sample and processes.main:
-                seen = _write_samples(run, _translator(run, state), state.step, events)
-            if score and best is not None:
-                waited = -time.perf_counter()  # the device has nothing left to do
-                seen = _validate(run, state, events, best)
-                waited += time.perf_counter()
-                began, window_began = began + waited, window_began + waited
-            if health is not None:
-                health.see_outputs(state.step, seen)
+                records.log()
+            if sample or score:
+                records.look(sample=sample, score=score)
             if save:
-                # What passed since the last log line belongs to the next one, after a resume too.
-                state.elapsed_s = time.perf_counter() - began
-                state.window_s = time.perf_counter() - window_began
-                path = save_checkpoint(directory, state, plan.keep_checkpoints, processes)
-                processes.note_saved(state.step)
-                _write_bundle(run, state)
-                bundled = state.step
-                if not last and processes.main:
-                    write_report(directory.path)
-                events.tell("on_checkpoint", step=state.step, path=path)
+                records.save(last=last)
             if last:
                 break
-    finished = state.step >= plan.total_steps
-    # One killed between its last checkpoint and this has an older bundle.
-    if processes.main:
-        if bundled != state.step and saved_step(directory.model) != state.step:
-            _write_bundle(run, state)
-        write_report(directory.path)
+    records.finish()
     unreadable.say_total()
+    finished = state.step >= plan.total_steps
     events.tell("on_run_end", run_dir=directory.path, step=state.step, finished=finished)
     processes.wait()  # where one ends, torchrun ends the others
     if not finished:
@@ -186,44 +124,3 @@ def train(
             f"stopped at step {state.step} of {plan.total_steps}; everything is saved, and the "
             f"same command with --resume goes on"
         )
-
-
-def _translator(run: Run, state: TrainState) -> Translator:
-    # A copy, because its test-time form must leave the network in training alone.
-    return Translator(copy.deepcopy(state.shown), run.task, run.policy, device=run.device)
-
-
-def _write_samples(run: Run, translator: Translator, step: int, events: Events) -> Outputs:
-    task, rows, seen = run.task, [], Outputs()
-    pairs = run.validation_pairs
-    for source, target in readable(pairs, spread(len(pairs), run.plan.sample_count)):
-        output = translator.translate(source[None]).cpu()[0]
-        seen.add(task, source, output, target)
-        shown = [task.decode_source(source), task.decode_target(output, source)]
-        rows.append([to_display(image) for image in (*shown, task.decode_target(target, source))])
-    if rows:
-        path = run.directory.sample_path(step)
-        write_sheet(path, rows)
-        events.tell("on_samples", step=step, path=path)
-    return seen
-
-
-def _validate(run: Run, state: TrainState, events: Events, best: Best) -> Outputs:
-    seen = Outputs()
-    scores = validate(_translator(run, state), run.validation_pairs, seen=seen)
-    best.offer(scores, state, run.bundle)
-    if state.step == run.plan.total_steps:
-        scores |= baselines(run.still_pairs, run.validation_pairs, run.task)
-    if scores:
-        line = {"step": state.step, "validation": scores}
-        run.directory.add_metrics(line)
-        events.tell("on_metrics", metrics=line)
-    return seen
-
-
-def _write_bundle(run: Run, state: TrainState) -> None:
-    if not run.processes.main:
-        return
-    weights = dict(state.shown.state_dict())
-    info = replace(run.bundle, trained={**run.bundle.trained, "step": state.step})
-    save_bundle(run.directory.model, weights, info)

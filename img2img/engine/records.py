@@ -1,0 +1,171 @@
+"""What a run writes while it trains: log lines, sample sheets, scores, checkpoints and models."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from img2img.bundle import save_bundle, saved_step
+from img2img.engine.best import Best
+from img2img.engine.checkpoint import save_checkpoint
+from img2img.engine.events import Events
+from img2img.engine.health import Health
+from img2img.engine.run import Run
+from img2img.engine.state import TrainState
+from img2img.evaluation.outputs import Outputs
+from img2img.evaluation.scores import baselines, readable, spread, validate
+from img2img.inference import Translator
+from img2img.picture import to_display
+from img2img.report.page import write_report
+from img2img.report.sheet import write_sheet
+
+
+class Records:
+    """The writing side of a run. Every process has one; the main one's alone writes and tells.
+
+    Args:
+        run: what is trained.
+        state: where it stands.
+        events: who is told.
+        steps_per_epoch: for the log lines.
+
+    Attributes:
+        health: watches what is written for signs of a sick run; None in all other processes.
+    """
+
+    def __init__(self, run: Run, state: TrainState, events: Events, steps_per_epoch: int) -> None:
+        self._run, self._state, self._events = run, state, events
+        self._steps_per_epoch = steps_per_epoch
+        self._main = run.processes.main
+        self.health = Health(run.directory, events, run.plan.game) if self._main else None
+        self._best = Best(run.directory.best, run.plan.best_by) if self._main else None
+        # A copy of the weights before the first step.
+        self._untrained = self._translator() if self._main and state.step == 0 else None
+        self._saved = -1
+        self._began = time.perf_counter() - state.elapsed_s
+        self._window_began = time.perf_counter() - state.window_s
+
+    def draw_untrained(self) -> None:
+        """Write the sheet of step 0, once and after the first step, so that nobody waits for it."""
+        if self._untrained is not None:
+            with self._pause():
+                self._see(0, self._draw(self._untrained, 0))
+            self._untrained = None
+
+    def log(self) -> None:
+        """Write a line of losses; waits for the device, and is called in all processes."""
+        state = self._state
+        means = state.window.means(self._run.processes)
+        now = time.perf_counter()
+        state.elapsed_s = now - self._began
+        speed = state.window_images / max(now - self._window_began, 1e-9)
+        state.window_images, self._window_began = 0, now
+        line = {
+            "step": state.step,
+            "epoch": (state.step - 1) // self._steps_per_epoch,
+            "images": state.images,
+            "elapsed_s": round(state.elapsed_s, 3),
+            "images_per_s": round(speed, 3),
+            "losses": means,
+        }
+        if self._main:
+            self._run.directory.add_metrics(line)
+        self._events.tell("on_metrics", metrics=line)
+        if self.health is not None:
+            self.health.see_losses(state.step, means)
+
+    def look(self, *, sample: bool, score: bool) -> None:
+        """Write a sample sheet, or score validation pairs, or both."""
+        if not self._main:
+            return
+        seen = Outputs()
+        if sample:
+            seen = self._draw(self._translator(), self._state.step)
+        if score:
+            with self._pause():  # the device has nothing left to do
+                seen = self._score()
+        self._see(self._state.step, seen)
+
+    def save(self, *, last: bool) -> None:
+        """Write a checkpoint and the model; called in all processes."""
+        run, state = self._run, self._state
+        # What passed since the last log line belongs to the next one, after a resume too.
+        state.elapsed_s = time.perf_counter() - self._began
+        state.window_s = time.perf_counter() - self._window_began
+        path = save_checkpoint(run.directory, state, run.plan.keep_checkpoints, run.processes)
+        run.processes.note_saved(state.step)
+        self._save_model()
+        if not last and self._main:
+            write_report(run.directory.path)
+        self._events.tell("on_checkpoint", step=state.step, path=path)
+
+    def finish(self) -> None:
+        """Make up for what a run that was killed, or has no step to do, still lacks."""
+        run, state = self._run, self._state
+        if not self._main:
+            return
+        if self._saved != state.step and saved_step(run.directory.model) != state.step:
+            self._save_model()
+        ends = state.step >= run.plan.total_steps
+        if ends and state.step not in run.directory.validations():
+            self.look(sample=False, score=True)
+        write_report(run.directory.path)
+
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        """What is done inside counts for no step."""
+        began = time.perf_counter()
+        yield
+        took = time.perf_counter() - began
+        self._began, self._window_began = self._began + took, self._window_began + took
+
+    def _see(self, step: int, seen: Outputs) -> None:
+        if self.health is not None:
+            self.health.see_outputs(step, seen)
+
+    def _translator(self) -> Translator:
+        # A copy, because its test-time form must leave the network in training alone.
+        network = copy.deepcopy(self._state.shown)
+        run = self._run
+        return Translator(network, run.task, run.policy, device=run.device)
+
+    def _draw(self, translator: Translator, step: int) -> Outputs:
+        run, task = self._run, self._run.task
+        rows, seen, pairs = [], Outputs(), run.validation_pairs
+        for source, target in readable(pairs, spread(len(pairs), run.plan.sample_count)):
+            output = translator.translate(source[None]).cpu()[0]
+            seen.add(task, source, output, target)
+            images = (
+                task.decode_source(source),
+                task.decode_target(output, source),
+                task.decode_target(target, source),
+            )
+            rows.append([to_display(image) for image in images])
+        if rows:
+            path = run.directory.sample_path(step)
+            write_sheet(path, rows)
+            self._events.tell("on_samples", step=step, path=path)
+        return seen
+
+    def _score(self) -> Outputs:
+        run, state, seen = self._run, self._state, Outputs()
+        scores = validate(self._translator(), run.validation_pairs, seen=seen)
+        if self._best is not None:
+            self._best.offer(scores, state, run.bundle)
+        if state.step == run.plan.total_steps:
+            scores |= baselines(run.still_pairs, run.validation_pairs, run.task)
+        if scores:
+            line = {"step": state.step, "validation": scores}
+            run.directory.add_metrics(line)
+            self._events.tell("on_metrics", metrics=line)
+        return seen
+
+    def _save_model(self) -> None:
+        if self._main:
+            run, state = self._run, self._state
+            info = replace(run.bundle, trained={**run.bundle.trained, "step": state.step})
+            save_bundle(run.directory.model, dict(state.shown.state_dict()), info)
+            self._saved = state.step
