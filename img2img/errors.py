@@ -15,6 +15,8 @@ from img2img.names import printable
 
 # Characters of one mistake, which may quote a key of any length.
 LONGEST = 2000
+# Characters of mistakes that are told one by one; who made more of them begins with these.
+MOST = 16_000
 
 
 class Img2ImgError(Exception):
@@ -38,7 +40,17 @@ class RecipeError(RequestError):
 
     def __init__(self, problems: Sequence[str]) -> None:
         # A line each, whatever keys and texts of a stranger's are in it.
-        self.problems = tuple(_in_a_line(problem) for problem in problems)
+        told: list[str] = []
+        room = MOST
+        for problem in problems:
+            line = _in_a_line(problem)
+            room -= len(line)
+            if room < 0:
+                more = len(problems) - len(told)
+                told.append(f"and {more:,} more {'mistake' if more == 1 else 'mistakes'}")
+                break
+            told.append(line)
+        self.problems = tuple(told)
         super().__init__("\n".join(self.problems))
 
 

@@ -261,3 +261,18 @@ def test_mutated_recipes_raise_nothing_but_recipe_errors(registry):
     # Some must stay valid and most must not, or this tests nothing.
     assert 50 < valid < 2000
     assert slowest < 2
+
+
+@pytest.mark.parametrize("count", [40, 4000])
+def test_any_number_of_mistakes_is_a_message_with_an_end(count):
+    text = "".join(f"key{i:04} = {10**30}\n" for i in range(count))
+    with pytest.raises(RecipeError) as caught:
+        Document(text, "a.toml")
+    told = str(caught.value).splitlines()
+    assert len("\n".join(told)) < 20_000
+    assert told[0].startswith("a.toml:1: key0000 ")
+    if count == 40:
+        assert len(told) == 40
+    else:
+        assert told[-1] == f"and {count - len(told) + 1:,} more mistakes"
+        assert len(told) > 100
