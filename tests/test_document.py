@@ -263,7 +263,7 @@ def test_mutated_recipes_raise_nothing_but_recipe_errors(registry):
     assert slowest < 2
 
 
-@pytest.mark.parametrize("count", [40, 4000])
+@pytest.mark.parametrize("count", [40, 2000])
 def test_any_number_of_mistakes_is_a_message_with_an_end(count):
     text = "".join(f"key{i:04} = {10**30}\n" for i in range(count))
     with pytest.raises(RecipeError) as caught:
