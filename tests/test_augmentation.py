@@ -311,7 +311,7 @@ def test_batches_are_the_same_from_any_step_and_for_any_workers(workers):
         assert torch.equal(one.source, other.source)
         assert torch.equal(one.target, other.target)
         assert one.skipped == other.skipped
-    assert any(b.skipped == (("2.png", "broken"),) for b in tail)
+    assert any(b.skipped == ((2, "2.png", "broken"),) for b in tail)
 
 
 def test_augmentation_differs_between_epochs_indices_and_seeds():
@@ -353,14 +353,14 @@ def test_an_unreadable_pair_is_replaced_by_the_next_and_reported(broken, index, 
     batch = dataset(broken=broken)[0, index]
     assert level(batch.source[0]) == instead
     skipped = [(index + i) % 10 for i in range(len(broken))]
-    assert batch.skipped == tuple((f"{i}.png", "broken") for i in skipped)
+    assert batch.skipped == tuple((i, f"{i}.png", "broken") for i in skipped)
 
 
 def test_reports_of_a_batch_are_joined():
     (batch,) = batches(dataset(3, broken={0, 1}), batch_size=3, start=0, stop=1)
     assert len(batch.source) == 3
     assert [level(s) for s in batch.source] == [2, 2, 2]
-    assert sorted(batch.skipped) == [("0.png", "broken"), ("1.png", "broken"), ("1.png", "broken")]
+    assert [skip.pair for skip in sorted(batch.skipped)] == [0, 1, 1]
 
 
 def test_nothing_readable_is_a_data_error():

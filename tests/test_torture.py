@@ -224,14 +224,20 @@ def test_a_signal_that_got_nowhere_is_remembered(monkeypatch):
 
 
 def test_ignored_signals_stay_ignored(monkeypatch):
-    """`nohup` and a shell's background jobs."""
+    """`nohup` and a shell's background jobs, before training and in it."""
     from img2img import signals
+    from img2img.engine.interrupt import StopRequest
 
     before = {number: signal.getsignal(number) for number in signals.NUMBERS}
     try:
         for number in signals.NUMBERS:
             signal.signal(number, signal.SIG_IGN)
         signals.answer_signals()
+        with StopRequest() as stop:
+            assert all(signal.getsignal(number) is signal.SIG_IGN for number in signals.NUMBERS)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            assert not stop.requested
         assert all(signal.getsignal(number) is signal.SIG_IGN for number in signals.NUMBERS)
     finally:
         for number, handler in before.items():

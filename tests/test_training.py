@@ -17,12 +17,21 @@ from PIL import Image
 import img2img
 from img2img.bundle import load_bundle
 from img2img.data import SideBySide
+from img2img.data.batch import Batch, Skipped
 from img2img.data.make_shards import make_shards
 from img2img.engine.checkpoint import find_checkpoints
 from img2img.engine.directory import RunDirectory
 from img2img.engine.schedule import Schedule
 from img2img.engine.stepping import Stepper
-from img2img.errors import DataError, Img2ImgError, Interrupted, RecipeError, RequestError
+from img2img.engine.unreadable import Unreadable
+from img2img.errors import (
+    DataError,
+    Img2ImgError,
+    Interrupted,
+    RecipeError,
+    RequestError,
+    SaidElsewhere,
+)
 
 RECIPE = """
 name = "tiny"
@@ -338,6 +347,41 @@ def test_too_many_unreadable_pairs_end_the_run(tmp_path, files_recipe):
         pytest.raises(DataError, match=r"cannot be read.*img2img check"),
     ):
         run(files_recipe, tmp_path / "run")
+
+
+def test_data_that_moved_is_no_other_data(tmp_path, files_recipe):
+    """Two broken pairs, seen before and after, are two of the three that may be."""
+    root = _folder(tmp_path, 8)
+    for i in range(2):
+        (root / "train" / f"{i}.png").write_bytes(b"\x89PNG broken")
+    with pytest.warns(RuntimeWarning, match="2 pairs were skipped"):
+        run(files_recipe, tmp_path / "run", train__steps=8)
+    moved = root.rename(tmp_path / "elsewhere")
+    settings = {"train__steps": 16, "data__root": str(moved)}
+    with pytest.warns(RuntimeWarning, match="2 pairs were skipped"):
+        run(files_recipe, tmp_path / "run", resume=True, **settings)
+
+
+def test_several_processes_count_unreadable_pairs_together():
+    class Several:
+        several, main = True, True
+
+        def gather(self, value):
+            return [value, {5, 6}]
+
+    processes = Several()
+    broken = Batch(torch.zeros(1), torch.zeros(1), tuple(Skipped(i, f"{i}", "bad") for i in (1, 5)))
+    unreadable = Unreadable(10, processes, None)
+    with pytest.warns(RuntimeWarning, match="skipped 1: bad"):
+        unreadable.note(broken, 1)
+    unreadable.check(reading=True)  # 1, 5 and 6
+    unreadable.seen.add(2)
+    unreadable.check(reading=False)
+    with pytest.raises(DataError, match="4 pairs cannot be read"):
+        unreadable.check(reading=True)
+    processes.main = False
+    with pytest.raises(SaidElsewhere):
+        unreadable.check(reading=True)
 
 
 def _folder(tmp_path: Path, count: int) -> Path:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Skipped(NamedTuple):
+    """A pair that could not be read: its index, the file and the reason."""
+
+    pair: int
+    path: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -15,7 +24,7 @@ class Batch:
 
     Attributes:
         source, target: (B, C, H, W) in [-1, 1].
-        skipped: pairs that could not be read, with reasons.
+        skipped: pairs that could not be read.
         pairs: how many the step has in all processes together.
         share: this process's part of them times the number of processes: what its gradients
             weigh. Not 1 only where the last batch of an epoch cannot be split evenly.
@@ -23,7 +32,7 @@ class Batch:
 
     source: Tensor
     target: Tensor
-    skipped: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
     pairs: int = 1
     share: float = 1.0
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from img2img.data.batch import Batch, join
+from img2img.data.batch import Batch, Skipped, join
 from img2img.data.kept_pairs import KeptPairs
 from img2img.data.order import Indices, Order
 from img2img.data.source import PairSource
@@ -96,10 +96,10 @@ class PairDataset(Dataset[Batch]):
             try:
                 source, target = self.tensors(at, epoch)
             except ImageError as error:
-                skipped.append((str(error.path), error.reason))
+                skipped.append(Skipped(at, str(error.path), error.reason))
             else:
                 return Batch(source[None], target[None], tuple(skipped))
-        path, reason = skipped[0]
+        _, path, reason = skipped[0]
         raise DataError(f"none of the {len(self)} pairs can be read; the first, {path}: {reason}")
 
     def tensors(self, index: int, epoch: int = 0) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
-from img2img.data.batch import Batch
+from img2img.data.batch import Batch, Skipped
 from img2img.data.kept_pairs import can_share
 from img2img.data.slots import Placed, Slots
 from img2img.errors import Img2ImgError
@@ -38,7 +38,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class _Message:
     """Some steps' batches: what is in `tensors` alternates between sources and targets."""
 
-    steps: tuple[tuple[tuple[tuple[str, str], ...], int, float], ...]
+    steps: tuple[tuple[tuple[Skipped, ...], int, float], ...]
     tensors: Placed | tuple[Tensor, ...]
     error: Img2ImgError | None
 

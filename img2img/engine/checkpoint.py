@@ -20,7 +20,7 @@ import safetensors
 import safetensors.torch
 
 from img2img.engine.directory import RunDirectory, step_in
-from img2img.engine.own_state import seed_torch
+from img2img.engine.own_state import seed_all
 from img2img.engine.processes import Processes
 from img2img.engine.state import TrainState
 from img2img.errors import Img2ImgError
@@ -279,7 +279,7 @@ def load_checkpoint(
             f"from an earlier one, or use --fresh to start over"
         ) from error
     if not same:
-        seed_torch(seed, state.step, processes.rank)
+        seed_all(seed, state.step, processes.rank)
         before = 1 + len(values.get("other_processes", ()))
         if processes.main:
             warnings.warn(

@@ -64,9 +64,9 @@ class FirstBad:
 class FiniteGuard:
     """Ends a run whose losses or weights are no numbers, before a file is made of them.
 
-    On the CPU losses are looked at after each step. Elsewhere, and where several processes must
-    end together, they are at the steps that log or save something; none of the steps between has
-    left anything behind.
+    One process on the CPU looks at losses after each step. Elsewhere, and where several processes
+    must end together, they are at the steps that log or save something; none of the steps between
+    has left anything behind.
 
     Args:
         run: what is trained.
@@ -188,8 +188,8 @@ def _pairs_of(run: Run, step: int) -> tuple[list[str], list[str]]:
             images = dict(
                 zip(("source", "target"), dataset.tensors(index, part.epoch), strict=True)
             )
-        except ImageError:
-            continue  # it was replaced by the next
+        except (ImageError, OSError):
+            continue  # it was replaced by the next, or is gone by now
         wrong = [which for which, image in images.items() if not bool(image.isfinite().all())]
         if wrong:
             bad.append(f"{' and '.join(wrong)} of {name}")

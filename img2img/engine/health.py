@@ -52,7 +52,7 @@ class Health:
     is in that file. It changes nothing in training.
 
     Attributes:
-        unreadable: the pairs that earlier sessions skipped.
+        unreadable: indices of the pairs that earlier sessions skipped.
 
     Args:
         directory: the run's; its metrics hold no line after the step that the run goes on from.
@@ -63,7 +63,7 @@ class Health:
     def __init__(self, directory: RunDirectory, events: Events, game: Game | None) -> None:
         self._directory, self._events = directory, events
         self._game = game if game is not None and game.mode in WON and game.weight > 0 else None
-        self.unreadable: set[str] = set()
+        self.unreadable: set[int] = set()
         self._told: set[str] = set()
         self._lines: deque[tuple[int, float, float, float]] = deque()  # steps, then three losses
         self._last_step = 0
@@ -71,7 +71,9 @@ class Health:
             for text in directory.metrics.read_text(encoding="utf-8").splitlines():
                 self._recall(json.loads(text))
 
-    def warn(self, step: int, kind: str, message: str, *, aloud: bool = True, **more: str) -> None:
+    def warn(
+        self, step: int, kind: str, message: str, *, aloud: bool = True, **more: str | int
+    ) -> None:
         """Tell everybody; not aloud where it is said already. The line alone holds what is more."""
         line = {"step": step, "warning": {"kind": kind, "message": message, **more}}
         self._directory.add_metrics(line)
@@ -180,7 +182,7 @@ class Health:
             self._window(line["step"], line["losses"])
         if isinstance(warning := line.get("warning"), dict):
             self._told.add(str(warning.get("kind")))
-            if "path" in warning:
-                self.unreadable.add(str(warning["path"]))
+            if isinstance(pair := warning.get("pair"), int):
+                self.unreadable.add(pair)
         if isinstance(line.get("passed"), dict):
             self._told.discard(str(line["passed"].get("kind")))

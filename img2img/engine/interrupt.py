@@ -57,7 +57,9 @@ class StopRequest:
         # Python allows handlers in the main thread alone; a run elsewhere goes without.
         if threading.current_thread() is threading.main_thread():
             for number in NUMBERS:
-                self._before[number] = signal.signal(number, self._ask)
+                # `nohup`, and shells for what they put into the background, mean that.
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._ask)
         return self
 
     def __exit__(

@@ -14,7 +14,7 @@ from img2img.engine.feeding import on_device
 from img2img.engine.finite import FiniteGuard
 from img2img.engine.gradients import MeanGradients, average_statistics, make_alike
 from img2img.engine.interrupt import StopRequest
-from img2img.engine.own_state import seed_torch
+from img2img.engine.own_state import seed_all
 from img2img.engine.records import Records
 from img2img.engine.run import Run
 from img2img.engine.state import TrainState
@@ -51,7 +51,7 @@ def train(
     average = WeightAverage(method.generator, plan.ema_decay) if plan.ema_decay else None
     state = TrainState(method, average=average)
     if not processes.main:
-        seed_torch(plan.seed, processes.rank)  # other noise than the main one's
+        seed_all(plan.seed, processes.rank)  # other noise than the main one's
     if start is not None:
         load_checkpoint(start, state, processes, plan.seed)
     processes.note_saved(None if start is None else state.step)
@@ -103,6 +103,7 @@ def train(
             log, sample = (ends or state.step % n == 0 for n in (plan.log_every, plan.sample_every))
             score = ends or bool(plan.validate_every and state.step % plan.validate_every == 0)
             save = last or state.step % plan.checkpoint_every == 0
+            unreadable.check(reading=log)
             guard.check(reading=log, saving=sample or score or save)
             if sample or score or save:
                 average_statistics(state.networks(), processes)

@@ -86,6 +86,12 @@ class OwnState:
         )
 
 
-def seed_torch(*numbers: int) -> None:
-    """Seed torch's generators from several numbers, unlike those of any neighbour."""
-    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+def seed_all(*numbers: int) -> None:
+    """Seed torch's, Python's and numpy's generators from several numbers.
+
+    The seeds are unlike those of any neighbour.
+    """
+    seeds = np.random.SeedSequence(numbers).generate_state(3)
+    torch.manual_seed(int(seeds[0]))
+    random.seed(int(seeds[1]))
+    np.random.seed(int(seeds[2]))
