@@ -6,6 +6,8 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -209,10 +211,29 @@ class _Parser:
         what: str,
         shared: Sequence[str] = (),
     ) -> TableModel | None:
-        found, mistakes = check_table(model, path, table, what, shared)
+        found, mistakes = check_table(model, path, table, what, shared, self._homes)
         for where, message in mistakes:
             self.problem(where, message)
         return found
+
+    @cached_property
+    def _homes(self) -> dict[str, str]:
+        """Where keys belong that stand in another table by mistake, such as a learning rate."""
+        homes: dict[str, str] = {}
+        for kind, usual in (("generator", "unet"), ("method", "pix2pix")):
+            table = self.data.get(kind)
+            name = table.get("name", usual) if isinstance(table, dict) else usual
+            with suppress(KeyError, TypeError):
+                settings = self.registry.get(kind, name).settings
+                homes |= {setting.name: f"{kind}.{setting.name}" for setting in settings}
+        tables = (
+            ("train", TrainSettings),
+            ("inference", InferenceSettings),
+            ("data", DataSettings),
+        )
+        for key, model in tables:
+            homes |= {field: f"{key}.{field}" for field in model.model_fields}
+        return homes
 
     def _data(self) -> tuple[DataSettings | None, Choice | None]:
         table = dict(self.table("data"))

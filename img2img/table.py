@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import pydantic
@@ -42,6 +43,7 @@ def check_table(
     table: dict[str, Any],
     what: str,
     shared: Sequence[str] = (),
+    elsewhere: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[TableModel | None, list[Mistake]]:
     """A table as its model has it, or None and what is wrong with it.
 
@@ -51,12 +53,13 @@ def check_table(
         table: what was given.
         what: one of its keys is called so in messages.
         shared: keys beside the model's own that may be suggested.
+        elsewhere: keys of other tables, and where they belong.
     """
     # Through JSON: there a list may become a tuple and a text a Path, yet "64" is no number.
     try:
         found = model.model_validate_json(json.dumps(table, default=str), strict=True)
     except pydantic.ValidationError as error:
-        return None, list(_explain(error, model, path, table, what, shared))
+        return None, list(_explain(error, model, path, table, what, shared, elsewhere))
     # Where pydantic sees a float or a Literal of 1, it lets `true` pass, since True == 1.
     slips = [key for key in table if _took_bool(table[key], getattr(found, key))]
     mistakes = [
@@ -73,6 +76,7 @@ def _explain(
     table: dict[str, Any],
     what: str,
     shared: Sequence[str],
+    elsewhere: Mapping[str, str],
 ) -> Iterator[Mistake]:
     unions = set()
     for item in error.errors(include_url=False):
@@ -85,7 +89,9 @@ def _explain(
         if steps < len(loc) and not missing:
             unions.add(str(loc[0]))
         elif item["type"] == "extra_forbidden":
+            home = elsewhere.get(str(loc[0])) if len(loc) == 1 else None
             near = suggest(str(loc[-1]), [*_fields_of(model, loc[:-1]), *shared])
+            near = f" (did you mean {home}?)" if home else near
             of = what if len(loc) == 1 else f"a key of {dotted(full[:-1])}"
             yield full, f"{key} is not {of}{near}"
         elif missing and isinstance(reached, list):

@@ -13,6 +13,7 @@ import tifffile
 import torch
 from torch import nn
 
+from img2img.assemble import assemble
 from img2img.bundle import saved_step
 from img2img.data.loading import PairDataset
 from img2img.engine import finite
@@ -25,6 +26,7 @@ from img2img.engine.state import TrainState
 from img2img.errors import Img2ImgError
 from img2img.evaluation.outputs import Outputs
 from img2img.plugins import load_plugins
+from img2img.recipe_parser import load_recipe
 from img2img.training import to_assignments, train_recipe
 
 PARTS = """
@@ -62,6 +64,10 @@ class Echo(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + 1e-3 * self.shift
 
+class Harsh(Echo):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 1e-3 * self.shift - x.sign()
+
 seen = []
 
 @img2img.hookimpl
@@ -74,6 +80,7 @@ def register(registry):
     registry.loss("bad", Bad)
     registry.generator("constant", Constant)
     registry.generator("echo", Echo)
+    registry.generator("harsh", Harsh)
 """
 
 
@@ -374,6 +381,76 @@ def test_nothing_is_said_of_games_without_a_scale(tmp_path):
         assert seen_losses(tmp_path / game.mode, game, [won] * 20) == []
 
 
+LOSSES = """
+import img2img
+from img2img.losses import Adversarial
+from img2img.methods import Pix2Pix
+from torch import nn
+
+class Softened(nn.Module):
+    mode = "vanilla"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.game = Adversarial()
+
+    def discriminator_loss(self, discriminate, real, fake):
+        return self.game.discriminator_loss(discriminate, real, fake)
+
+    def generator_loss(self, discriminate, real, fake):
+        return self.game.generator_loss(discriminate, real, fake)
+
+class Silent(Softened):
+    mode = None
+
+class Other:
+    def __init__(self, build_generator, build_discriminator, losses, source_channels,
+                 target_channels, conditional) -> None:
+        rest = (build_generator, build_discriminator, losses, source_channels, target_channels)
+        self.played = Pix2Pix(*rest, conditional)
+        self.generator, self.networks = self.played.generator, self.played.networks
+        self.optimizers, self.adversarial = self.played.optimizers, self.played.adversarial
+
+    def step(self, source, target):
+        return self.played.step(source, target)
+
+class Another(Other):
+    def __init__(self, build_generator, build_discriminator, losses, source_channels,
+                 target_channels, conditional) -> None:
+        super().__init__(build_generator, build_discriminator, losses, source_channels,
+                         target_channels, conditional)
+        self.adversarial = 0.5  # its own affair
+
+@img2img.hookimpl
+def register(registry):
+    registry.loss("softened", Softened)
+    registry.loss("silent", Silent)
+    registry.method("other", Other)
+    registry.method("another", Another)
+"""
+
+
+def test_a_plugins_game_is_watched_as_the_built_in_one_is(tmp_path, tiny_tables, pairs_folder):
+    (tmp_path / "losses.py").write_text(LOSSES)
+    recipe = tiny_tables.replace('"pairs"', f'"{pairs_folder}"') + "steps = 1\n"
+    plugins = load_plugins([tmp_path / "losses.py"], entry_points=False)
+
+    def game(method, loss, weight=1.0):
+        entry = f'name = "{loss}"\nweight = {weight}'
+        path = tmp_path / "tiny.toml"
+        path.write_text(recipe.replace('name = "adversarial"', entry))
+        loaded = load_recipe(path, plugins.registry, [f"method.name={method}"])
+        directory = RunDirectory(tmp_path / "run")
+        run = assemble(loaded, plugins, directory, device=torch.device("cpu"))
+        return run.plan.game
+
+    assert game("pix2pix", "adversarial") == Game("adversarial", "vanilla", 1.0)
+    assert game("pix2pix", "softened", 0.5) == Game("softened", "vanilla", 0.5)
+    assert game("other", "softened") == Game("softened", "vanilla", 1.0)
+    assert game("another", "softened") is None
+    assert game("pix2pix", "silent") is None
+
+
 @pytest.mark.parametrize("every", [1, 50, 700])
 def test_the_window_is_counted_in_steps(tmp_path, every):
     won, _ = WINS["vanilla"]
@@ -448,7 +525,16 @@ def test_measures_of_outputs_are_what_they_say():
     assert outputs.variety == pytest.approx(deviations[1] / deviations[2], rel=1e-2)
     moved = np.abs(eight[1] - eight[0]).mean() / np.abs(eight[2] - eight[0]).mean()
     assert outputs.moved == pytest.approx(moved, rel=1e-2)
+    missed = np.sqrt(np.square(eight[1] - eight[2]).mean()) / deviations[2]
+    assert outputs.missed == pytest.approx(missed, rel=1e-2)
     assert not outputs.pointless
+
+
+def test_the_mean_of_all_targets_is_the_measure_of_a_miss():
+    source, target = images(6, 0), images(6, 2)
+    mean = target.mean(0, keepdim=True).expand(6, -1, -1, -1)
+    outputs = outputs_of(zip(source, mean, target, strict=True))
+    assert outputs.missed == pytest.approx(1, rel=1e-2)
 
 
 def test_measures_where_nothing_can_be_said():
@@ -460,6 +546,8 @@ def test_measures_where_nothing_can_be_said():
     assert outputs_of(zip(source, target, alike, strict=True)).variety is None
     small = images(5, 3, size=(3, 3))
     assert outputs_of(zip(small, target, target, strict=True)).moved is None
+    assert outputs_of(zip(source, target, alike, strict=True)).missed is None
+    assert outputs_of(zip(source[:2], source[2:4], target[:2], strict=True)).missed is None
     mixed = [*zip(source, target, target, strict=True), (small[0], small[1], small[2])]
     assert outputs_of(mixed).variety is None
     same = outputs_of(zip(source, target, source, strict=True))
@@ -488,6 +576,15 @@ def test_sick_generators_are_told_once(trial, monkeypatch, generator, kind):
         trial.run(generator={"name": generator}, train__sample_count=2, data__root=more(trial))
     assert sum("outputs" in str(w.message) for w in told) == 1
     assert trial.told() == trial.heard() == [(4, kind)]
+
+
+def test_outputs_far_from_their_targets_are_told(trial, monkeypatch):
+    """As with a learning rate far too high: nothing is infinite, and nothing learned."""
+    monkeypatch.setattr(health_module, "SPAN", 4)
+    monkeypatch.setattr(health_module, "ASTRAY", 1.5)
+    with pytest.warns(RuntimeWarning, match=r"gone astray.*lower method\.learning_rate"):
+        trial.run(generator={"name": "harsh"}, data__root=more(trial))
+    assert trial.told() == trial.heard() == [(4, "astray")]
 
 
 def test_a_healthy_run_is_told_nothing(trial, monkeypatch):
@@ -534,7 +631,7 @@ def test_a_resumed_run_has_said_the_same(trial, monkeypatch, stop):
     def run(name, **options):
         with pytest.warns(RuntimeWarning) as told:
             trial.run(name, generator={"name": "echo"}, data__root=root, **options)
-        assert "1 pair was skipped in this run" in str(told[-1].message)
+        assert "1 unreadable pair was skipped in this run" in str(told[-1].message)
 
     def on_step(step):
         if step == stop:

@@ -82,6 +82,22 @@ steps = 5
         assert name in problem.partition("; possible: ")[2]
 
 
+@pytest.mark.parametrize(
+    ("table", "key", "home"),
+    [
+        ("train", "learning_rate", "method.learning_rate"),
+        ("train", "crop_size", "data.crop_size"),
+        ("data", "batch_size", "train.batch_size"),
+        ("data", "width", "generator.width"),
+        ("generator", "dropout_rate", None),
+    ],
+)
+def test_a_key_of_another_table_is_told_where_it_belongs(problems, table, key, home):
+    (problem,) = problems(LEAST, f"{table}.{key}=1")
+    assert f": {table}.{key} is not a" in problem
+    assert (f"(did you mean {home}?)" in problem) == (home is not None)
+
+
 def test_every_mistake_at_once_in_the_order_of_the_file(problems):
     found = problems(
         """name = "edges"

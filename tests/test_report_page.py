@@ -165,6 +165,29 @@ def test_damaged_files_are_remarked_and_do_no_harm(run_dir: Path) -> None:
     assert "could not be read: 4" in remarks
 
 
+def test_what_the_run_pointed_out_comes_first(tmp_path: Path) -> None:
+    def line(step: int, **record: Any) -> str:
+        return json.dumps({"step": step, **record}) + "\n"
+
+    skipped = [{"kind": "unreadable", "message": f"skipped {i}.png: broken"} for i in range(3)]
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(line(1, warning=warning) for warning in skipped)
+        + line(1500, warning={"kind": "copied_source", "message": "outputs are their sources"})
+        + line(2000, passed={"kind": "copied_source"})
+        + line(2500, warning={"kind": "astray", "message": HOSTILE})
+    )
+    remarks = read(write_report(tmp_path))["remarks"]
+    assert remarks == [
+        "Step 1,500: outputs are their sources. This had passed at step 2,000.",
+        f"Step 2,500: {HOSTILE}.",
+        "Step 1: skipped 0.png: broken. (and 2 more like it)",
+    ]
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(line(i, warning={"kind": str(i), "message": "x"}) for i in range(1000))
+    )
+    assert len(read(write_report(tmp_path))["remarks"]) == 20
+
+
 def test_values_that_are_not_finite_become_gaps_and_are_counted(tmp_path: Path) -> None:
     values = [1.0, math.nan, math.inf, None, 2.0, "text", 10**400, 3.0, *[4.0] * 12]
     lines = [training_line(10 * (i + 1), l1=value) for i, value in enumerate(values)]

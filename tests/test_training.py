@@ -354,11 +354,11 @@ def test_data_that_moved_is_no_other_data(tmp_path, files_recipe):
     root = _folder(tmp_path, 8)
     for i in range(2):
         (root / "train" / f"{i}.png").write_bytes(b"\x89PNG broken")
-    with pytest.warns(RuntimeWarning, match="2 pairs were skipped"):
+    with pytest.warns(RuntimeWarning, match="2 unreadable pairs were skipped"):
         run(files_recipe, tmp_path / "run", train__steps=8)
     moved = root.rename(tmp_path / "elsewhere")
     settings = {"train__steps": 16, "data__root": str(moved)}
-    with pytest.warns(RuntimeWarning, match="2 pairs were skipped"):
+    with pytest.warns(RuntimeWarning, match="2 unreadable pairs were skipped"):
         run(files_recipe, tmp_path / "run", resume=True, **settings)
 
 

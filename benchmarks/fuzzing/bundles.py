@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import struct
@@ -15,6 +16,9 @@ from fuzzing.mutators import NUMBERS, TEXTS, mutate_bytes, mutate_tree
 from fuzzing.texts import registry
 from img2img.bundle import BundleInfo, save_bundle
 from img2img.rebuild import load_translator
+
+# Whoever names a timm backbone makes us import it, and that loads libraries and writes caches.
+importlib.import_module("timm")
 
 DTYPES = ("F64", "F32", "F16", "BF16", "I64", "I8", "U8", "BOOL", "F8_E4M3", "C64", "U64", "F4", "")
 WORDS = (

@@ -135,7 +135,12 @@ def _report(
             table.add_row("the mean training target", _score(scores, "l1_mean_target"), style="dim")
             good = scores["l1"] < min(scores.get("l1_source", 1), scores.get("l1_mean_target", 1))
         console.print(table)
-        if not good:
+        if not good and scores.get("l1", 0) > 2 * scores.get("l1_mean_target", 1):
+            console.print(
+                "far from that: training has gone astray, which a lower method.learning_rate "
+                "usually helps; look at the samples"
+            )
+        elif not good:
             console.print("not better than that yet: train longer, or look at the samples")
     path = finished.path
     if best := describe_best(path / "best.safetensors"):

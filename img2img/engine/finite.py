@@ -15,6 +15,7 @@ from img2img.engine.run import Run
 from img2img.engine.state import TrainState
 from img2img.errors import ImageError, Img2ImgError, SaidElsewhere
 from img2img.names import printable
+from img2img.report.page import write_report
 
 # Pairs that a message names; of a large batch the first few are enough to begin with.
 NAMED = 4
@@ -136,6 +137,7 @@ class FiniteGuard:
             )
         if self._health is not None:
             self._health.warn(step, "not_finite", message, aloud=False)
+            write_report(run.directory.path)
         raise Img2ImgError(message)
 
 

@@ -25,6 +25,8 @@ WON = {"vanilla": (0.05, 3.0), "lsgan": (0.03, 0.9), "hinge": (0.05, 0.95)}
 # Shares of what targets do: of how they differ from each other, and from their sources. Good runs
 # never came below 0.27 and 0.37 after SPAN steps.
 COLLAPSED, COPIED = 0.1, 0.1
+# How many times as far from their targets as the targets' mean would be; good runs stay below 1.7.
+ASTRAY = 2.5
 # A warning has passed when a measure is this many times what it was told at.
 PASSED = 2.0
 
@@ -68,8 +70,15 @@ class Health:
         self._lines: deque[tuple[int, float, float, float]] = deque()  # steps, then three losses
         self._last_step = 0
         if directory.metrics.is_file():
-            for text in directory.metrics.read_text(encoding="utf-8").splitlines():
-                self._recall(json.loads(text))
+            # Somebody may have written to it: what is no line of a run tells nothing.
+            for text in directory.metrics.read_text(encoding="utf-8", errors="replace").split("\n"):
+                try:
+                    line = json.loads(text)
+                except (ValueError, RecursionError):
+                    continue
+                step = line.get("step") if isinstance(line, dict) else None
+                if isinstance(step, int) and step >= 0:
+                    self._recall(line)
 
     def warn(
         self, step: int, kind: str, message: str, *, aloud: bool = True, **more: str | int
@@ -122,7 +131,7 @@ class Health:
         )
         if step < SPAN:
             return
-        variety, moved = outputs.variety, outputs.moved
+        variety, moved, missed = outputs.variety, outputs.moved, outputs.missed
         if variety is not None:
             self._judge(
                 "collapsed_output",
@@ -147,6 +156,19 @@ class Health:
                     f"{moved:.1%} as much as the targets do. What usually helps: a higher "
                     f"method.learning_rate, generator.residual = false, more weight on l1, and a "
                     f"look at whether targets differ from sources in what matters (`img2img check`)"
+                ),
+            )
+        # Those two say more of why outputs are far off.
+        if missed is not None and not self._told & {"collapsed_output", "copied_source"}:
+            self._judge(
+                "astray",
+                step,
+                begins=missed > ASTRAY,
+                passed=missed < 0.8 * ASTRAY,
+                message=(
+                    f"at step {step} outputs are {missed:.1f} times as far from their targets as "
+                    f"the mean of all targets would be: training has gone astray. What usually "
+                    f"helps: start again with a lower method.learning_rate"
                 ),
             )
 

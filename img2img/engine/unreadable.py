@@ -8,6 +8,7 @@ from img2img.data.loading import Batch
 from img2img.engine.health import Health
 from img2img.engine.processes import Processes
 from img2img.errors import DataError, SaidElsewhere
+from img2img.names import printable
 
 
 class Unreadable:
@@ -34,7 +35,7 @@ class Unreadable:
             if index in self.seen:
                 continue
             self.seen.add(index)
-            message = f"skipped {path}: {reason}"
+            message = printable(f"skipped {path}: {reason}")
             warnings.warn(message, RuntimeWarning, stacklevel=2)
             if self._health is not None:
                 self._health.warn(step, "unreadable", message, aloud=False, pair=index, path=path)
@@ -55,15 +56,16 @@ class Unreadable:
         if not self._processes.main:
             raise SaidElsewhere(DataError.exit_code)
         raise DataError(
-            f"{count} pairs cannot be read, which is too many to go on; `img2img check` lists them"
+            f"{count} pairs cannot be read, which is too many to go on; "
+            f"`img2img check --json` lists them"
         )
 
     def say_total(self) -> None:
         """Say how many there were in all processes, each of which calls this."""
         count = self._count()
         if count and self._processes.main:
-            text = "1 pair was" if count == 1 else f"{count} pairs were"
-            message = f"{text} skipped in this run, because they could not be read"
+            text = "1 unreadable pair was" if count == 1 else f"{count} unreadable pairs were"
+            message = f"{text} skipped in this run"
             warnings.warn(message, RuntimeWarning, stacklevel=2)
 
     def _count(self) -> int:

@@ -15,6 +15,9 @@ from img2img.tasks.base import Task
 
 Values = NDArray[np.float64]
 
+# Of 255 levels: a deviation of less than this is what compression leaves.
+LEAST = 2 / 255
+
 
 class Outputs:
     """Sums over the pairs of a sample sheet or a validation, from which both measures follow.
@@ -29,7 +32,7 @@ class Outputs:
     def __init__(self) -> None:
         self.count = 0
         self._spreads = {name: _Spread() for name in ("source", "output", "target")}
-        self._moved = self._should_move = 0.0
+        self._moved = self._should_move = self._missed = 0.0
         self._compared = 0
 
     def add(self, task: Task, source: Tensor, output: Tensor, target: Tensor) -> None:
@@ -46,6 +49,7 @@ class Outputs:
                     task.decode_target(target, source),
                 )
             ]
+            self._missed += float(np.square(images[1] - images[2]).mean())
             if len({image.shape for image in images}) == 1:
                 self._compared += 1
                 self._moved += float(np.abs(images[1] - images[0]).mean())
@@ -63,9 +67,7 @@ class Outputs:
         source, output, target = (spread.deviation for spread in self._spreads.values())
         if self.count < 3 or source is None or output is None or target is None:
             return None
-        # Of 255 levels: less than this is what compression leaves.
-        least = 2 / 255
-        return output / target if min(source, target) > least else None
+        return output / target if min(source, target) > LEAST else None
 
     @property
     def moved(self) -> float | None:
@@ -75,6 +77,18 @@ class Outputs:
         targets are their sources.
         """
         return self._moved / self._should_move if self._compared and not self.pointless else None
+
+    @property
+    def missed(self) -> float | None:
+        """How far outputs are from their targets, as a share of how far their mean would be.
+
+        The ratio of root mean squares. None of fewer than three pairs, of classes, images of
+        several sizes, or targets that are all alike.
+        """
+        deviation = self._spreads["target"].deviation
+        if self.count < 3 or deviation is None or deviation <= LEAST or not self._missed:
+            return None
+        return math.sqrt(self._missed / self.count) / deviation
 
     @property
     def pointless(self) -> bool:

@@ -21,6 +21,7 @@ from img2img.files import whole_file
 
 BUCKETS = 300  # a curve is a few hundred pixels wide: more points would cost size and show nothing
 SMOOTHING = 0.04  # reach of the moving average to either side, as a share of the logged values
+MAX_WARNINGS = 20  # of all kinds; a sick run has a few
 MAX_SHEETS = 24
 MAX_SHEET_SIZE = (1600, 6000)  # pixels
 MAX_SHEETS_BYTES = 12_000_000  # all pictures together; base64 adds a third, and a mail holds that
@@ -98,6 +99,7 @@ def _metrics(text: str, remarks: list[str]) -> dict[str, Any]:
     found: dict[str, dict[str, dict[int, float]]] = {"losses": {}, "validation": {}}
     progress: dict[str, float] = {}
     speeds: list[float] = []
+    warnings: dict[str, list[str]] = {}
     unreadable = 0
     for line in filter(str.strip, text.split("\n")):
         try:
@@ -111,17 +113,33 @@ def _metrics(text: str, remarks: list[str]) -> dict[str, Any]:
             for name, value in values.items() if isinstance(values, dict) else ():
                 # By step, and the later line wins: a resumed run repeats what its checkpoint lacks.
                 by_name.setdefault(name, {})[step] = _number(value)
+        _note_warning(record, step, warnings)
         progress["step"] = step
         for key in ("images", "elapsed_s", "images_per_s"):
             if not math.isnan(number := _number(record.get(key))):
                 progress[key] = number
                 speeds += [number] if key == "images_per_s" else []
+    skipped = warnings.pop("unreadable", [])
+    if skipped:
+        more = f" (and {len(skipped) - 1:,} more like it)" if len(skipped) > 1 else ""
+        warnings["unreadable"] = [f"{skipped[0]}{more}"]
+    remarks += [message for told in warnings.values() for message in told][:MAX_WARNINGS]
     if unreadable:
         remarks.append(f"Lines of metrics.jsonl that could not be read: {unreadable}.")
     if speeds:  # the median, because the first steps compile and warm up
         progress["images_per_s"] = statistics.median(speeds)
     curves = {kind: [_curve(*item) for item in by_name.items()] for kind, by_name in found.items()}
     return {"progress": progress, **curves}
+
+
+def _note_warning(record: dict[str, Any], step: int, warnings: dict[str, list[str]]) -> None:
+    """What the run pointed out about itself, by kind, and whether it has passed since."""
+    told, passed = record.get("warning"), record.get("passed")
+    if isinstance(told, dict):
+        messages = warnings.setdefault(str(told.get("kind")), [])
+        messages.append(f"Step {step:,}: {told.get('message')}.")
+    if isinstance(passed, dict) and (messages := warnings.get(str(passed.get("kind")), [])):
+        messages[-1] += f" This had passed at step {step:,}."
 
 
 def _number(value: Any) -> float:
