@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-PLUGINS := $(wildcard plugins/*/pyproject.toml)
+# Not the loggers: once installed they log every run, those of the tests among them.
+LOGGERS := plugins/img2img-wandb/pyproject.toml plugins/img2img-mlflow/pyproject.toml
+PLUGINS := $(filter-out $(LOGGERS),$(wildcard plugins/*/pyproject.toml))
 # Test processes; one for each core. 0 runs all tests in one.
 JOBS ?= auto
 

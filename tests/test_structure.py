@@ -35,7 +35,7 @@ LAYERS = (
     ("engine",),
     ("environment",),
     ("assemble", "rebuild"),
-    ("bench", "importing", "exporting", "resuming"),
+    ("bench", "importing", "exporting", "resuming", "study"),
     ("training",),
     ("cli",),
     ("__main__",),

@@ -10,7 +10,7 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from img2img.cli import bench, check, data, export, import_, infer, listing, new, run, show
+from img2img.cli import bench, check, data, export, import_, infer, listing, new, run, show, study
 from img2img.cli.options import DebugOption, wants_debug
 from img2img.errors import Img2ImgError, Interrupted, Note, RecipeError, SaidElsewhere
 from img2img.names import printable
@@ -36,6 +36,7 @@ app.command("new")(new.new)
 app.command("import")(import_.import_)
 app.command("export")(export.export)
 app.add_typer(data.app, name="data")
+app.add_typer(study.app, name="study")
 
 
 @app.callback(invoke_without_command=True)

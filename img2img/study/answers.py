@@ -137,12 +137,12 @@ def read_all(paths: Sequence[Path]) -> list[Answers]:
     people: dict[str, Path] = {}
     for path, answers in zip(paths, read, strict=True):
         studies.setdefault(answers.study, []).append(str(path))
-        earlier = people.setdefault(answers.participant, path)
-        if earlier is not path:
+        if answers.participant in people:
             raise RequestError(
-                f"{earlier} and {path} are both of the participant "
+                f"{people[answers.participant]} and {path} are both of the participant "
                 f"{printable(answers.participant)!r}, and each counts once: leave one out"
             )
+        people[answers.participant] = path
     if len(studies) > 1:
         listed = "".join(
             f"\n  {printable(study)}: {', '.join(files)}" for study, files in studies.items()
