@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from img2img.signals import answer_signals
+from img2img.signals import answer_signals, ignore_signals
 
 
 def main() -> None:
@@ -15,7 +15,12 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
-    main()
+    try:
+        main()
+    except SystemExit as left:
+        if not left.code:
+            ignore_signals()
+        raise
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from img2img.cli import bench, check, data, export, import_, infer, listing, new
 from img2img.cli.options import DebugOption, wants_debug
 from img2img.errors import Img2ImgError, Interrupted, Note, RecipeError, SaidElsewhere
 from img2img.names import printable
-from img2img.signals import answer_signals, ignore_signals
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -54,7 +53,6 @@ def top(
 
 def main() -> NoReturn:
     """Run the command line; every error a user can cause is one readable message, no traceback."""
-    answer_signals()
     warnings.showwarning = _print_warning
     try:
         app()
@@ -68,8 +66,6 @@ def main() -> NoReturn:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except SystemExit as left:
-        if not left.code:
-            ignore_signals()
         if left.code == 130:  # typer's answer to KeyboardInterrupt, which says nothing
             print("interrupted", file=sys.stderr)
         raise
