@@ -26,7 +26,7 @@ import torch
 from record import add_record_option, check_page, record
 from run_compare import differences, faults, last_step
 from torture_recipe import make_recipe
-from torture_victim import Fate, start
+from torture_victim import LIMIT_S, Fate, start, wait_for_group
 
 PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 VICTIM = Path(__file__).with_name("torture_victim.py")
@@ -35,7 +35,6 @@ KINDS = ("time", "time", "file", "file", "file", "half", "half", "step", "look",
 FILES = ("checkpoints", "samples", "metrics", "model", "best", "report", "tensorboard", "")
 SIGNALS = {"kill": int(signal.SIGKILL), "term": int(signal.SIGTERM), "int": int(signal.SIGINT)}
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-LIMIT_S = 120  # for one life; far more than any takes
 
 
 @dataclass
@@ -146,8 +145,7 @@ class Torture:
             self.server.stdin.flush()
             (leader, code), sent = json.loads(self.server.stdout.readline()), 0.0
         ended = time.monotonic()
-        while _group(leader) and time.monotonic() - ended < 30:
-            time.sleep(0.05)
+        wait_for_group(leader, 30)
         return code, time.monotonic() - ended, sent
 
     def close(self) -> None:
@@ -163,9 +161,7 @@ class Torture:
             run=str(run),
             record=str(self.work / "hit.json"),
             kind=draw.choice(KINDS if mode == "kill" else [k for k in KINDS if k != "half"]),
-            number=int(
-                {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT}[mode]
-            ),
+            number=SIGNALS[mode],
             alone=draw.random() < 0.4,
             late_s=draw.choice([0.0, 0.0, draw.uniform(0, 0.02)]),
             steps=str(self.work / "steps.txt"),
@@ -319,17 +315,6 @@ def table(chains: Sequence[Chain]) -> list[dict[str, Any]]:
         {"place": place, "kills": times, "sound": sound[place], "exact": exact[place]}
         for place, times in sorted(count.items())
     ]
-
-
-def _group(leader: int) -> list[int]:
-    """Processes of a group that still live; what has ended and nobody has asked after does not."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError, ValueError):
-            state, _, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
-            if int(group) == leader and state != "Z":
-                found.append(int(entry.name))
-    return found
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,17 @@ PLACES = {
 # What a run imports, much of it late.
 IMPORTED = (
     "img2img.training",
+    "img2img.builtins",
+    "img2img.cli.run",
     "img2img.data.augmentation",
     "img2img.report.progress",
+    "imagecodecs.imagecodecs",
     "tensorboard.compat.proto.event_pb2",
     "tensorboard.summary.writer.record_writer",
     "torch._dynamo",
     "torchmetrics.functional.image",
 )
+LIMIT_S = 120  # for one life; far more than any takes
 CHANGES = ("os.rename", "os.remove", "os.mkdir", "os.rmdir")  # as Python's audit events have them
 
 
@@ -213,7 +218,7 @@ def _place() -> str:
 
 def live(fate: Fate, arguments: list[str]) -> None:
     """Run `img2img` with these arguments until its end, or that of the fate."""
-    from img2img.cli import main
+    from img2img.__main__ import main
 
     Victim(fate).watch()
     sys.argv = ["img2img", *arguments]
@@ -224,12 +229,15 @@ def serve() -> None:
     """Make processes as they are asked for."""
     for name in IMPORTED:
         importlib.import_module(name)
+    # Of its formats most are imported when they are first asked for.
+    importlib.import_module("PIL.Image").init()
     print("ready", flush=True)
     for line in sys.stdin:
         fate, arguments, output = json.loads(line)
         child = os.fork()
         if child == 0:
             os.setsid()
+            signal.alarm(LIMIT_S)  # which ends it, however it hangs
             file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             for standard in (1, 2):
                 os.dup2(file, standard)
@@ -241,11 +249,33 @@ def serve() -> None:
                 os._exit(code.code if isinstance(code, SystemExit) else 70)  # type: ignore[arg-type]  # ours is a number
         _, status = os.waitpid(child, 0)
         print(json.dumps([child, os.waitstatus_to_exitcode(status)]), flush=True)
+    os._exit(0)  # taking apart all that was imported takes seconds
 
 
 def start(fate: Fate) -> str:
     """The fate as an argument."""
     return json.dumps(asdict(fate))
+
+
+def wait_for_group(leader: int, limit_s: float) -> bool:
+    """Wait until no process of a group lives; whether that came to be in time."""
+    until = time.monotonic() + limit_s
+    while _group(leader):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _group(leader: int) -> list[int]:
+    """Processes of a group that still live; what has ended and nobody has asked after does not."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            state, _, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(group) == leader and state != "Z":
+                found.append(int(entry.name))
+    return found
 
 
 if __name__ == "__main__":

@@ -132,10 +132,9 @@ class Description:
             raise ModelFileError(f"{self.label} cannot be used as a model: {self.problems[0]}")
         if count:
             more = [f"and {count - SHOWN_PROBLEMS} more"] if count > SHOWN_PROBLEMS else []
-            lines = "\n  ".join([*self.problems[:SHOWN_PROBLEMS], *more])
             raise ModelFileError(
-                f"{self.label} cannot be used as a model; its description has {count} mistakes:\n"
-                f"  {lines}"
+                f"{self.label} cannot be used as a model; its description has {count} mistakes:",
+                [f"  {line}" for line in (*self.problems[:SHOWN_PROBLEMS], *more)],
             )
 
     def info(self) -> BundleInfo:

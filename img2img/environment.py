@@ -15,7 +15,7 @@ from img2img.plugins import Plugins
 
 
 def environment(plugins: Plugins, run: Run, precision: str) -> dict[str, Any]:
-    """What `environment.json` records: versions, device, sizes of the networks."""
+    """What `environment.json` records: versions, device, sizes of data and networks."""
     device = torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else None
     return {
         "img2img": version(),
@@ -27,6 +27,8 @@ def environment(plugins: Plugins, run: Run, precision: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": run.processes.world_size,
         "global_batch": run.plan.batch_size * run.processes.world_size,
+        "train_pairs": len(run.train_pairs),
+        "validation_pairs": len(run.validation_pairs),
         "precision": precision,
         "plugins": plugins.origins,
         "git_commit": _git_commit(),

@@ -71,6 +71,14 @@ class DataError(RequestError):
 class ModelFileError(RequestError):
     """A file given as a model is not a bundle, or cannot be rebuilt here."""
 
+    def __init__(self, message: str, details: Sequence[str] = ()) -> None:
+        # Files come from strangers with their names; each detail is a line of its own.
+        super().__init__("\n".join(printable(line) for line in (message, *details)))
+
+    def __reduce__(self) -> tuple[type[ModelFileError], tuple[str, list[str]]]:
+        message, *details = str(self).split("\n")
+        return (ModelFileError, (message, details))
+
 
 class PluginError(RequestError):
     """A plugin that was asked for by name cannot be loaded, or registers something unusable."""

@@ -116,10 +116,11 @@ def in_words(error: OSError, near: Path) -> str:
         free = shutil.disk_usage(near).free
     except OSError:
         return said
-    return f"{said}: {_size(free)} free on its disk"
+    return f"{said}: {size_in_words(free)} free on its disk"
 
 
-def _size(count: int) -> str:
+def size_in_words(count: int) -> str:
+    """Bytes as people say them: `1.2 MiB`."""
     power = min(max(count.bit_length() - 1, 0) // 10, 4)
     unit = ("bytes", "KiB", "MiB", "GiB", "TiB")[power]
     return f"{count / 1024**power:.{1 if power else 0}f} {unit}"

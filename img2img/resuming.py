@@ -42,6 +42,12 @@ MAY_CHANGE = (
     "inference.statistics",
     "inference.dropout",
 )
+# What another condition than before does to the result.
+ORDER = "the pairs come in another order, in epochs of another length"
+SCORES = "scores are of other pairs than those before"
+NOISE = "dropout and other noise are drawn anew"
+ROUNDING = "numbers are rounded differently"
+EFFECTS = (ORDER, SCORES, NOISE, ROUNDING)
 _ABSENT = object()
 
 
@@ -142,14 +148,23 @@ def tell_changes(new: Recipe, earlier: Earlier, environment: Mapping[str, Any]) 
     ]
     if changed:
         _tell(f"the run goes on with other settings than before:\n{table(changed)}")
-    other = list(_conditions(earlier.environment, environment))
+    other = list(_conditions(new, earlier, environment))
     if other:
-        drawn = any(name == "device" for name, _, _ in other)
-        noise = " dropout and other noise are drawn anew, and" if drawn else ""
-        told = ", ".join(f"{name} {now} (before: {was})" for name, was, now in other)
+        told = ", ".join(f"{name} {now} (before: {was})" for name, was, now, _ in other)
+        # Each once, those of the data and of what is drawn first.
+        effects = [effect for effect in EFFECTS if any(effect in each for *_, each in other)]
         _tell(
-            f"the run goes on from the same state with {told}:{noise} numbers are rounded "
-            f"differently, so the result cannot be bit for bit what it would have been"
+            f"the run goes on from the same state with {told}: {', and '.join(effects)}, so the "
+            f"result cannot be bit for bit what it would have been"
+        )
+
+
+def tell_finished(new: Recipe, earlier: Earlier) -> None:
+    """Say what of a recipe comes too late for a run that has done its steps."""
+    if changed := list(differences(earlier.recipe.to_dict(), new.to_dict())):
+        _tell(
+            f"the run is finished, and these change nothing in it (a larger train.steps would "
+            f"train on with them):\n{table(changed)}"
         )
 
 
@@ -158,24 +173,41 @@ def _tell(message: str) -> None:
 
 
 def _conditions(
-    before: Mapping[str, Any], now: Mapping[str, Any]
-) -> Iterator[tuple[str, str, str]]:
-    """Those that decide how numbers are rounded, where they are known and other than before."""
+    new: Recipe, earlier: Earlier, now: Mapping[str, Any]
+) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+    """What decides over bits, is known and is other than before, with its effects."""
+    before, old = earlier.environment, earlier.recipe
 
     def on(about: Mapping[str, Any]) -> str | None:
         kind, name = about.get("device"), about.get("device_name")
         # Which of several equal ones it is changes nothing.
         return f"{kind.partition(':')[0]} ({name})" if isinstance(kind, str) else None
 
-    known = [("device", on(before), on(now))]
-    keys = ["precision", "torch"]
-    # On a GPU the host computes nothing that is learned.
+    def both(name: str, key: str, *effects: str) -> tuple[str, Any, Any, tuple[str, ...]]:
+        return name, before.get(key), now.get(key), effects
+
+    known = [
+        both("train pairs", "train_pairs", ORDER),
+        both("validation pairs", "validation_pairs", SCORES),
+        ("device", on(before), on(now), (NOISE, ROUNDING)),
+        both("precision", "precision", ROUNDING),
+        both("torch", "torch", ROUNDING),
+        ("train.compile", _word(old.train.compile), _word(new.train.compile), (ROUNDING,)),
+    ]
+    # On a GPU the host computes nothing that is learned, and nothing is recorded elsewhere.
     if str(now.get("device")) == "cpu" == before.get("device"):
-        keys.append("threads")
-    known += [(key, before.get(key), now.get(key)) for key in keys]
-    for name, was, is_now in known:
+        known.append(both("threads", "threads", ROUNDING))
+    if str(now.get("device")).startswith("cuda"):
+        capture = _word(old.train.capture), _word(new.train.capture)
+        known.append(("train.capture", *capture, (ROUNDING,)))
+    for name, was, is_now, effects in known:
         if was is not None and was != is_now:
-            yield name, str(was), str(is_now)
+            yield name, str(was), str(is_now), effects
+
+
+def _word(setting: bool) -> str:
+    """As it stands in a recipe."""
+    return str(setting).lower()
 
 
 def differences(before: Any, after: Any, key: str = "") -> Iterator[Difference]:
@@ -199,8 +231,8 @@ def _entries(
 ) -> Iterator[Difference]:
     """Differences of two lists of named tables: one that is new shifts the others' numbers."""
     was, now = ([str(entry.get("name")) for entry in entries] for entries in (before, after))
-    # Where numbers have shifted, an entry goes by its name, as it may in `--set`.
-    named = was != now and len(set(was)) == len(was) and len(set(now)) == len(now)
+    # An entry goes by its name, as it may in `--set`, where no two have the same.
+    named = len(set(was)) == len(was) and len(set(now)) == len(now)
 
     def label(names: Sequence[str], index: int) -> str:
         return f"{key}.{names[index] if named else index}"

@@ -23,6 +23,7 @@ from img2img.engine.loop import train
 from img2img.engine.memory import keeping_freed_memory
 from img2img.engine.precision import resolve_device, resolve_precision
 from img2img.engine.processes import Processes
+from img2img.engine.room import warn_of_little_room
 from img2img.environment import environment
 from img2img.errors import RequestError
 from img2img.inference import Translator
@@ -33,7 +34,15 @@ from img2img.recipe_files import find_recipe
 from img2img.recipe_parser import load_recipe
 from img2img.registry import Registry
 from img2img.report.tensorboard import TensorBoardLogger
-from img2img.resuming import Earlier, check_length, check_same, look_back, tell_changes, to_inline
+from img2img.resuming import (
+    Earlier,
+    check_length,
+    check_same,
+    look_back,
+    tell_changes,
+    tell_finished,
+    to_inline,
+)
 
 
 @dataclass(frozen=True)
@@ -154,11 +163,14 @@ def _train(
         # A directory that was not there when it was looked at may be another run's by now.
         if lock.take() and directory.holds_run():
             raise RequestError(f"another run has just begun in {directory.path}; use --out")
-        directory.prepare(fresh=fresh)
+        directory.prepare(fresh=fresh or found.step is None)
         set_aside(found)
         # What a finished run was trained and scored on stays as it is written.
         if finished:
+            if earlier is not None:
+                tell_finished(recipe, earlier)
             return
+        warn_of_little_room(run)
         about = environment(plugins, run, resolved)
         if found.step is not None and earlier is not None:
             tell_changes(recipe, earlier, about)
@@ -167,16 +179,22 @@ def _train(
 
     processes.wait()  # nothing is written before all are ready
     processes.decide(prepare)
-    watching = plugins.manager
+    watching, logger = plugins.manager, TensorBoardLogger()
     if not processes.main:
         watching = pluggy.PluginManager(hookspecs.PROJECT)
         watching.add_hookspecs(hookspecs)
     elif not watching.has_plugin("tensorboard"):
-        watching.register(TensorBoardLogger(), name="tensorboard")
+        watching.register(logger, name="tensorboard")
     # What asks for "the" device, such as a graph's replay, means `--device cuda:N` then.
     on_it = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-    with on_it, keeping_freed_memory(device):
-        train(run, Events(watching), on_step, start=found.checkpoint)
+    try:
+        with on_it, keeping_freed_memory(device):
+            train(run, Events(watching), on_step, start=found.checkpoint)
+    finally:
+        # A run that fails has no `on_run_end`; the next of this process has a logger of its own.
+        if watching.is_registered(logger):
+            watching.unregister(logger)
+        logger.close()
     scores = processes.decide(lambda: last_validation(directory))
     return FinishedRun(directory.path, scores, plugins.registry)
 

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import time
 import warnings
 from types import SimpleNamespace
 
@@ -18,6 +17,7 @@ from img2img.engine.best import Best, describe_best
 from img2img.engine.checkpoint import find_checkpoints
 from img2img.engine.directory import RunDirectory
 from img2img.errors import RecipeError
+from img2img.methods import Pix2Pix
 
 TRAIN = """
 steps = 6
@@ -106,33 +106,40 @@ def test_validation_changes_no_bit_of_training(tmp_path, recipe):
 
 
 def test_validation_takes_none_of_the_steps_time(tmp_path, recipe, monkeypatch):
-    real, begins = records.validate, []
+    """By a clock that goes on by a second with each step, and by a hundred with each validation."""
+    now, step, validate = [0.0], Pix2Pix.step, records.validate
 
-    def slowly(*arguments, **options):
-        begins.append(time.perf_counter())
-        time.sleep(0.3)
-        return real(*arguments, **options)
+    def taking(seconds, call):
+        def timed(*arguments, **options):
+            now[0] += seconds
+            return call(*arguments, **options)
 
-    monkeypatch.setattr(records, "validate", slowly)
+        return timed
+
+    monkeypatch.setattr(records, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(Pix2Pix, "step", taking(1, step))
+    monkeypatch.setattr(records, "validate", taking(100, validate))
     run(recipe, tmp_path / "run", train__validate_every=1)
-    logged = {x["step"]: x["elapsed_s"] for x in lines(tmp_path / "run") if "losses" in x}
-    # From the log line of step 2 to that of step 6 there are four validations.
-    assert logged[6] - logged[2] < begins[5] - begins[1] - 4 * 0.3 + 0.1
+    assert now[0] >= 606
+    logged = [x for x in lines(tmp_path / "run") if "losses" in x]
+    assert [x["elapsed_s"] for x in logged] == [2, 4, 6]
+    assert [x["images_per_s"] for x in logged] == [2, 2, 2]
 
 
-@pytest.mark.parametrize("back_to", [2, 4])
-def test_a_resumed_run_ends_with_the_same_best(tmp_path, recipe, back_to):
+def test_a_resumed_run_ends_with_the_same_best(tmp_path, recipe):
     """Killed at its end, and before or after the step of its best, whose file is there already."""
     options = {"method__learning_rate": 0.02, "train__validate_every": 1}
-    run(recipe, tmp_path / "whole", **options)
-    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
-    for path in find_checkpoints(RunDirectory(tmp_path / "cut")):
-        if int(path.name[5:]) > back_to:
-            shutil.rmtree(path)
-    run(recipe, tmp_path / "cut", resume=True, **options)
-    assert scores(tmp_path / "whole") == scores(tmp_path / "cut")
-    whole, cut = ((tmp_path / n / "best.safetensors").read_bytes() for n in ("whole", "cut"))
-    assert whole == cut
+    whole = tmp_path / "whole"
+    run(recipe, whole, **options)
+    for back_to in (2, 4):
+        cut = shutil.copytree(whole, tmp_path / f"cut{back_to}")
+        for path in find_checkpoints(RunDirectory(cut)):
+            if int(path.name[5:]) > back_to:
+                shutil.rmtree(path)
+        run(recipe, cut, resume=True, **options)
+        assert scores(whole) == scores(cut)
+        best, again = ((path / "best.safetensors").read_bytes() for path in (whole, cut))
+        assert best == again
 
 
 def test_a_damaged_best_is_told_and_replaced(tmp_path, recipe):

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from img2img.__main__ import main
 from img2img.data.checking import find_problems, look_through
@@ -23,7 +23,7 @@ from img2img.data.derived import Derived
 from img2img.data.side_by_side import SideBySide
 from img2img.data.synthetic import Synthetic, draw_landscape
 from img2img.data.two_folders import TwoFolders, UnmatchedError
-from img2img.report.contact import Entry, draw_contact
+from img2img.report.contact import FRAME, Entry, _wrap, draw_contact
 
 SIZE = 96
 
@@ -426,6 +426,80 @@ def test_the_command(root, call, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"pairs", "tiny.toml", "sheet.png"}
 
 
+PARTS = """
+import img2img
+from img2img.data.side_by_side import SideBySide, split_halves
+from img2img.data.reading import read_image
+from img2img.tasks.base import Interpolation, to_image, to_tensor
+
+class Inked:
+    source_channels = target_channels = 3
+    source_interpolation: Interpolation = "smooth"
+    target_interpolation: Interpolation = "smooth"
+    plainer = "source"
+    encode_source = encode_target = staticmethod(to_tensor)
+    decode_source = staticmethod(to_image)
+
+    def decode_target(self, target, source):
+        return to_image(target)
+
+class Same(Inked):
+    comparable = False
+
+class Wrong(Inked):
+    plainer = "left"
+
+class Elsewhere:
+    def __init__(self, root, split):
+        self.found = sorted((root / split).iterdir())
+
+    def __len__(self):
+        return len(self.found)
+
+    def name(self, index):
+        return str(self.found[index])
+
+    def pair(self, index):
+        return split_halves(read_image(self.found[index]), self.found[index])
+
+class Told(Elsewhere):
+    def paths(self, index):
+        return [self.found[index]]
+
+@img2img.hookimpl
+def register(registry):
+    registry.task("inked", Inked)
+    registry.task("same", Same)
+    registry.task("wrong", Wrong)
+    registry.source("elsewhere", Elsewhere)
+    registry.source("told", Told)
+"""
+
+
+def test_a_plugins_components_say_what_the_built_in_ones_do(root, call, tmp_path):
+    (tmp_path / "parts.py").write_text(PARTS)
+
+    def problems(task, source="side_by_side", direction="BtoA"):
+        settings = (f"task.name={task}", f"data.source={source}", f"data.direction={direction}")
+        given = (part for setting in settings for part in ("--set", setting))
+        code, out, err = call("--plugin", "parts.py", *given, "--json")
+        found = json.loads(out)["problems"] if out else []
+        return code, {each["kind"]: each["reason"] for each in found}, err
+
+    # Of the task: which image has fewer colours, and whether the two may be the same.
+    assert list(problems("inked")[1]) == ["direction"]
+    assert problems("inked", direction="AtoB")[1] == {}
+    assert problems("paired")[1] == {}
+    assert problems("same")[1] == problems("colorization")[1] == {}
+    code, _, err = problems("wrong")
+    assert (code, err) == (2, "error: Wrong.plainer is 'left'; it must be 'source' or 'target'\n")
+    # Of the source: its files, since pixels do not show what they were.
+    path = root / "train" / "000.png"
+    Image.open(path).quantize(256).save(path)
+    assert "1 palette" in problems("paired", "told")[1]["modes"]
+    assert problems("paired", "elsewhere")[1] == {}
+
+
 @pytest.mark.parametrize(
     ("place", "said"), [("sheet.txt", "ends in .png"), ("no/sheet.png", "no folder 'no'")]
 )
@@ -448,3 +522,237 @@ def test_the_command_names_what_has_no_partner(call, tmp_path):
         ("unmatched", "train"),
         ("unmatched", "val"),
     ]
+
+
+# What the task cannot use
+
+
+def only_drawings_first(first, second):
+    """A task's judgement, on pairs of `drawing`: few colours come first."""
+    counts = [len(np.unique(i.astype(np.uint32) @ [65536, 256, 1])) for i in (first, second)]
+    if counts[0] < counts[1] and counts[0] > 1:
+        return None
+    return "the source is no drawing"
+
+
+def judged(root, judge=only_drawings_first, *, swap=False):
+    sources = {split: SideBySide(root, split) for split in ("train", "val")}
+    findings = {s: look_through(p, judge=judge, split=s, swap=swap) for s, p in sources.items()}
+    problems = find_problems(findings, sources, swap=swap)
+    return findings, [p for p in problems if p.kind not in ("modes", "repeated")]
+
+
+def test_the_clean_pairs_suit_the_judge(clean):
+    findings, problems = judged(clean)
+    assert problems == []
+    assert [found.seen.misfits for found in findings.values()] == [{}, {}]
+
+
+def test_what_the_task_cannot_use_is_told_by_what_it_is(root):
+    train = root / "train"
+    put(train / "a.png", np.full((SIZE, SIZE, 3), 255, np.uint8), drawing(50)[1])
+    put(train / "b.png", drawing(51)[1], drawing(51)[1])
+    put(train / "c.png", *drawing(52)[::-1])
+    put(root / "val" / "c.png", *drawing(53)[::-1])
+    # As many colours in either image, so that it fits neither way.
+    rows = drawing(54)[1].copy()
+    put(train / "e.png", rows, rows[..., ::-1])
+    rows[60:] = 128
+    put(train / "d.png", rows, rows[..., ::-1])
+    findings, problems = judged(root)
+    assert [(p.kind, p.split, Path(p.file).stem) for p in problems] == [
+        ("unsuitable", "train", "e"),
+        ("swapped", "train", "c"),
+        ("swapped", "val", "c"),
+        ("identical", "train", "b"),
+        ("blank", "train", "a"),
+        ("cut", "train", "d"),
+    ]
+    assert {p.severity for p in problems} == {"error"}
+    reasons = {p.kind: p.reason for p in problems}
+    place = "the two images of this pair are in each other's place"
+    assert reasons["swapped"] == f"the source is no drawing: {place}"
+    assert reasons["unsuitable"] == "the source is no drawing"
+    assert reasons["blank"] == "the source is of one colour, or nearly; the task cannot use it"
+    assert "differ by 0.0 of 255 levels" in reasons["identical"]
+    assert (
+        reasons["cut"]
+        == "the last 36 rows of the source and target are grey; the task cannot use it"
+    )
+    # They stay out of the sizes and of what is compared.
+    assert sum(findings["train"].sizes.values()) == 24
+
+
+def test_the_direction_is_named_only_where_most_pairs_say_so(root):
+    def kinds(problems):
+        return Counter((p.kind, p.split) for p in problems if p.severity == "error")
+
+    for number in range(12):
+        put(root / "train" / f"{number:03}.png", *drawing(number)[::-1])
+    # 12 of 30 in both splits.
+    assert kinds(judged(root)[1]) == {("swapped", "train"): 12}
+    for number in range(12, 16):
+        put(root / "train" / f"{number:03}.png", *drawing(number)[::-1])
+    put(root / "val" / "024.png", *drawing(24)[::-1])
+    problems = judged(root)[1]
+    assert kinds(problems) == {("direction", "train"): 16, ("direction", "val"): 1}
+    assert problems[0].reason.endswith(": data.direction is the wrong way round")
+    # Half is not most.
+    put(root / "train" / "015.png", *drawing(15))
+    put(root / "val" / "024.png", *drawing(24))
+    assert set(kinds(judged(root)[1])) == {("swapped", "train")}
+
+
+def test_a_border_of_grey_rows_is_not_what_is_wrong(root):
+    for path in (root / "train").iterdir():
+        pair = np.array(Image.open(path))
+        pair[80:] = 128
+        Image.fromarray(pair).save(path)
+    problems = judged(root, lambda *_: "of no use")[1]
+    assert {p.kind for p in problems} == {"unsuitable"}
+
+
+def test_a_small_split_is_summed_up_like_the_large_one(root):
+    for split in ("train", "val"):
+        for path in (root / split).iterdir():
+            second = np.array(Image.open(path))[:, SIZE:]
+            put(path, second, second)
+    assert short(found(root)) == [("identical", "train", "train"), ("identical", "val", "val")]
+
+
+def test_a_small_split_alone_is_not_summed_up(root):
+    for path in (root / "val").iterdir():
+        second = np.array(Image.open(path))[:, SIZE:]
+        put(path, second, second)
+    assert [p.index for p in found(root)] == [0, 1, 2, 3, 4, 5]
+
+
+# How it is shown
+
+
+def shown(problems):
+    from rich.console import Console
+
+    from img2img.cli.suspects import print_problems
+
+    console = Console(width=200, highlight=False, soft_wrap=True, markup=False)
+    with console.capture() as captured:
+        print_problems(in_order(problems), console)
+    return captured.get()
+
+
+def test_each_reason_has_an_example():
+    files = [Problem("unreadable", "train", f"no{n:02}.png", "no image", n) for n in range(40)]
+    cut = [
+        Problem("unreadable", "train", f"cut{n}.png", f"{n + 7} bytes", n) for n in range(40, 45)
+    ]
+    pipe = [Problem("unreadable", "train", "pipe.png", "is a pipe", 45)]
+    text = shown([*files, *cut, *pipe])
+    assert "  40 files: no image\n" in text
+    assert "cut40.png: 47 bytes" in text
+    assert "and 4 more like this; --json lists all" in text
+    assert "  pipe.png: is a pipe" in text
+    assert text.count("    no") == 18
+    assert "    and 22 more; --json lists all" in text
+    # All of a screenful, whatever else there is.
+    others = [Problem(kind, "train", f"{kind}.png", "odd", 0) for kind in KINDS if kind != "size"]
+    text = shown([*others, *(Problem("size", "train", f"s{n}", f"{n} wide", n) for n in range(12))])
+    assert text.count(" wide") == 10
+    assert "and 2 more like this" in text
+
+
+def test_a_thousand_reasons_have_an_end():
+    names = [f"{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(50)]
+    text = shown([Problem("unreadable", "train", n, f"is {n}", 0) for n in names])
+    assert text.count(": is ") == 30
+    assert "and 20 more for other reasons; --json lists all" in text
+
+
+def test_what_holds_of_a_whole_split_is_not_counted_as_files():
+    whole = [Problem("identical", split, split, "alike", 0) for split in ("train", "val")]
+    text = shown(whole)
+    assert "files" not in text
+    assert text.count("as a whole") == 2
+    assert "  train: alike\n  val: alike\n" in text
+
+
+def test_things_are_counted_once(call, root):
+    """What holds of both splits is one, and a pair with two faults is one."""
+    for split in ("train", "val"):
+        for path in (root / split).iterdir():
+            second = np.array(Image.open(path))[:, SIZE:]
+            put(path, second, second)
+    assert "error: 1 thing looks wrong" in call()[2]
+    # Blank, and of both splits.
+    put(root / "train" / "z.png", np.full((SIZE, SIZE, 3), 9, np.uint8), drawing(70)[1])
+    shutil.copy(root / "train" / "z.png", root / "val" / "z.png")
+    out, err = call()[1:]
+    assert "pairs to validate on that are trained on" in out
+    assert "error: 3 things look wrong" in err
+
+
+def entry(images, reason="", name="n.png"):
+    return Entry(images, ("source", "target"), "blank", "warning", name, reason)
+
+
+def test_white_images_have_a_frame():
+    white = np.full((40, 40, 3), 255, np.uint8)
+    sheet = draw_contact([entry((white, white))], "")
+    square = np.full((128, 128, 3), 255, np.uint8)
+    full = draw_contact([entry((square, square))], "")
+    # The frame is outside of the 128 pixels, and closed.
+    left = 15
+    top = int((full[:, left] == FRAME).all(axis=1).argmax())
+    assert (full[top, left : left + 130] == FRAME).all()
+    assert (full[top + 129, left : left + 130] == FRAME).all()
+    assert (full[top : top + 130, [left, left + 129]] == FRAME).all()
+    assert (full[top + 1 : top + 129, left + 1 : left + 129] == 255).all()
+    assert sheet.shape == full.shape
+
+
+def test_captions_tell_cells_of_one_kind_apart():
+    red = np.full((40, 40, 3), (255, 0, 0), np.uint8)
+    sheets = [draw_contact([entry((red, red), reason)], "") for reason in ("one", "other", "")]
+    assert len({sheet.tobytes() for sheet in sheets}) == 3
+    # A long one is broken between words, and ends.
+    pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    font = ImageFont.load_default(size=11)
+    lines = _wrap(pen, "the source is no label map in the colours " * 9, 258, font)
+    assert len(lines) == 2
+    assert lines[0].startswith("the source is no label map")
+    assert (lines[0] + " " + lines[1][:-1]) in "the source is no label map in the colours " * 9
+    assert lines[1].endswith("…")
+    assert max(pen.textlength(line, font) for line in lines) <= 258
+    assert _wrap(pen, "x" * 100_000, 258, font)[1].endswith("…")
+    assert _wrap(pen, "short", 258, font) == ["short"]
+    assert _wrap(pen, "", 258, font) == []
+
+
+def test_what_cannot_be_drawn_is_listed_below():
+    red = np.full((128, 128, 3), (255, 0, 0), np.uint8)
+    many = [entry((None, None), f"why {n}", f"{n}.png") for n in range(20)]
+    sheet = draw_contact([entry((red, red)), *many], "")
+    alone = draw_contact([entry((red, red))], "")
+    # A line each, not a cell.
+    assert sheet.shape[0] - alone.shape[0] == 22 * 16
+    assert (sheet == (255, 0, 0)).all(axis=2).sum() == 2 * 128 * 128
+    assert draw_contact(many, "").shape[0] < 26 * 16
+
+
+def test_a_sheet_has_no_cell_for_notes_about_a_whole_split(root, tmp_path, monkeypatch):
+    from img2img.cli import suspects
+
+    drawn = []
+    monkeypatch.setattr(
+        suspects, "write_contact", lambda path, entries, head: drawn.extend(entries)
+    )
+    sources = {split: SideBySide(root, split) for split in ("train", "val")}
+    whole = [Problem(k, "train", "train", "why", 3) for k in ("direction", "modes")]
+    single = Problem("blank", "val", "x", "the target is", 1)
+    suspects.write_sheet_of(tmp_path / "s.png", [*whole, single], sources, swap=False)
+    assert [each.kind.split(": ")[1] for each in drawn] == [
+        KINDS["direction"].title,
+        KINDS["blank"].title,
+    ]
+    assert drawn[0].name == f"such as {root / 'train' / '003.png'}"
+    assert (drawn[1].name, drawn[1].reason) == ("x", "the target is")

@@ -3,22 +3,30 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
+import pluggy
 import pytest
 import safetensors.torch
 import torch
 
 import img2img
+from img2img.bundle import read_info, save_bundle
 from img2img.engine import checkpoint as checkpoints
 from img2img.engine.checkpoint import find_checkpoints, flaw
 from img2img.engine.directory import RunDirectory, step_in
+from img2img.engine.events import Events
+from img2img.engine.health import Health
 from img2img.errors import Img2ImgError, Note, RequestError
 from img2img.plugins import load_plugins
-from img2img.resuming import MAY_CHANGE, differences, look_back, table, tell_changes
+from img2img.recipe_parser import load_recipe
+from img2img.resuming import MAY_CHANGE, Earlier, differences, look_back, table, tell_changes
 from img2img.tensor_file import save_tensors
+from img2img.training import train_recipe
 
 RECIPE = """
 name = "tiny"
@@ -312,34 +320,35 @@ def test_nothing_is_unpickled(recipe, out, monkeypatch, done):
 # Writing them
 
 
-def test_one_that_is_there_is_replaced_without_a_gap(recipe, out, monkeypatch):
-    """Killed before any rename or removal, a whole one of this step or of one before is left."""
-    directory = RunDirectory(out)
-    target = out / "checkpoints/step-00000006"
-    partial = out / "checkpoints/.partial-step-00000006"
-    shutil.copytree(target, partial)
-    good = []
+@pytest.mark.parametrize("what", ["file", "link", "broken link", "folder", "empty folder"])
+def test_what_is_in_its_place_is_not_replaced(recipe, tmp_path, done, what):
+    """Somebody else's, that came while the run went on: the run stops, and can go on."""
+    out = tmp_path / "run"
+    place = out / "checkpoints/step-00000004"
 
-    def look():
-        good.append([p.name for p in find_checkpoints(directory) if flaw(p) is None])
+    def put(step):
+        if step != 3:
+            return
+        if what == "file":
+            place.write_bytes(b"mine")
+        elif "link" in what:
+            place.symlink_to(tmp_path if what == "link" else "nowhere")
+        else:
+            place.mkdir()
+            if what == "folder":
+                (place / "notes.txt").write_bytes(b"mine")
 
-    rename, remove = checkpoints.Path.rename, shutil.rmtree
-
-    def renamed(self, to):
-        look()
-        return rename(self, to)
-
-    def removed(path, **options):
-        look()
-        return remove(path, **options)
-
-    monkeypatch.setattr(checkpoints.Path, "rename", renamed)
-    monkeypatch.setattr(checkpoints.shutil, "rmtree", removed)
-    checkpoints._put(partial, target)
-    checkpoints._prune(directory, 6, keep=1)
-    assert all("step-00000004" in names or "step-00000006" in names for names in good)
-    assert good[-1] == ["step-00000004", "step-00000006"]
-    assert names(out) == ["step-00000006"]
+    plugins = load_plugins(entry_points=False)
+    with pytest.raises(Img2ImgError, match=r"(?s)step-00000004: something of that.*--resume"):
+        train_recipe(str(recipe), plugins, out=out, device="cpu", on_step=put)
+    assert names(out) == ["step-00000002", "step-00000004"]
+    if what == "file":
+        assert place.read_bytes() == b"mine"
+    if what == "folder":
+        assert (place / "notes.txt").read_bytes() == b"mine"
+    place.rename(tmp_path / "elsewhere")
+    run(recipe, out, resume=True)
+    assert same(weights(out), weights(done))
 
 
 def test_all_of_it_is_synced_before_it_has_its_name(tmp_path, recipe, monkeypatch):
@@ -387,42 +396,96 @@ def test_halves_are_cleaned_away_and_nothing_else(recipe, out):
     assert all(path.read_bytes() == b"mine" for path in mine)
 
 
-def test_fresh_that_is_cut_short_leaves_no_half_of_a_run(recipe, out, monkeypatch):
-    """Whichever removal is the last."""
-    from img2img.engine import directory as module
+class Killed(BaseException):
+    """What nothing catches."""
 
-    (out / "notes.txt").write_text("mine")
+
+def dying_after(patched, count):
+    """Have removals and renames of a run directory end all with the one after `count` of them."""
+    calls = []
+
+    def dying(call):
+        def inner(*args, **options):
+            calls.append(call)
+            if len(calls) > count:
+                raise Killed
+            return call(*args, **options)
+
+        return inner
+
+    for place, name in ((Path, "unlink"), (Path, "rename"), (shutil, "rmtree")):
+        patched.setattr(place, name, dying(getattr(place, name)))
+
+
+def test_fresh_that_is_cut_short_is_made_up_for(recipe, out, monkeypatch):
+    """After whichever removal: all is there to go on with, or nothing that is the old run's."""
+    mine = [out / name for name in ("notes.txt", "samples/mine.png", "tensorboard/mine")]
+    for path in mine:
+        path.write_text("mine")
+    (out / "checkpoints/damaged-step-00000001").mkdir()
     kept = out.with_name("kept")
     shutil.copytree(out, kept)
-    for count in range(30):
-        calls = []
-
-        def dying(call, calls=calls, count=count):
-            def inner(*args, **options):
-                calls.append(call)
-                if len(calls) > count:
-                    raise KeyboardInterrupt
-                return call(*args, **options)
-
-            return inner
-
+    cleared = 0
+    for count in range(50):
         with monkeypatch.context() as patched:
-            patched.setattr(module.Path, "unlink", dying(module.Path.unlink))
-            patched.setattr(module.Path, "rename", dying(module.Path.rename))
-            patched.setattr(module.shutil, "rmtree", dying(module.shutil.rmtree))
+            dying_after(patched, count)
             try:
                 RunDirectory(out).prepare(fresh=True)
                 break
-            except KeyboardInterrupt:
+            except Killed:
                 pass
         left = RunDirectory(out)
-        # All of it, or no more that a run could go on with.
-        assert not left.holds_run() or sorted(left.saved_steps()) in ([2, 4, 6], [])
+        left.check(resume=True, fresh=False)
+        assert left.holds_run()
+        assert sorted(left.saved_steps()) in ([2, 4, 6], [])
+        if not left.saved_steps():
+            cleared += 1
+            left.prepare(fresh=True)
+            files = {path for path in out.rglob("*") if path.is_file()}
+            assert files == {*mine, out / "recipe.toml"}
         shutil.rmtree(out)
         shutil.copytree(kept, out)
-    assert 5 < count < 29
-    assert (out / "notes.txt").read_text() == "mine"
-    assert not RunDirectory(out).holds_run()
+    assert 8 < cleared < 48
+    assert {path for path in out.rglob("*") if path.is_file()} == {*mine, out / "recipe.toml"}
+
+
+@pytest.mark.parametrize("how", ["resume", "fresh", "recipe gone"])
+def test_nothing_of_a_run_that_was_removed_passes_for_the_new_one(
+    recipe, done, out, monkeypatch, how
+):
+    """Not its best model, which no later score beats, its curves and its sheets."""
+    info = read_info(out / "best.safetensors")
+    score = {"name": "l1", "value": 0.0}
+    info = replace(info, trained={**info.trained, "score": score, "step": 6})
+    save_bundle(out / "best.safetensors", weights(out), info)
+    (out / "samples/mine.png").write_text("mine")
+    events = set((out / "tensorboard").iterdir())
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        # Removed are .writable, what was cleared before, and the checkpoints by another name.
+        dying_after(patched, 3)
+        RunDirectory(out).prepare(fresh=True)
+    assert RunDirectory(out).saved_steps() == {}
+    assert (out / "best.safetensors").is_file()
+    if how == "recipe gone":
+        (out / "recipe.toml").unlink()
+    run(recipe, out, resume=how == "resume", fresh=how == "fresh", train__keep_checkpoints=9)
+    assert steps(out) == [1, 2, 3, 4, 5, 6]
+    assert read_info(out / "best.safetensors").trained["score"]["value"] > 0
+    assert same(weights(out), weights(done))
+    assert events
+    assert not events & set((out / "tensorboard").iterdir())
+    assert (out / "samples/mine.png").read_text() == "mine"
+
+
+def test_a_folder_of_somebody_is_not_cleared(recipe, tmp_path):
+    """One that is empty but for names that a run's have."""
+    out = tmp_path / "run"
+    mine = [out / "samples/holiday.png", out / "checkpoints/epoch1.pth", out / "tensorboard/x/y"]
+    for path in mine:
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    run(recipe, out, train__steps=1)
+    assert all(path.read_text() == "mine" for path in mine)
 
 
 def test_steps_in_names():
@@ -466,7 +529,7 @@ def test_differences_of_losses_are_readable():
     twice = {"losses": [*before["losses"], {"name": "l1", "weight": 1}]}
     assert [found.key for found in differences(before, twice)] == ["losses.2"]
     lighter = {"losses": [before["losses"][0], {"name": "l1", "weight": 50}]}
-    assert table(list(differences(before, lighter))) == "  losses.1.weight: 100 -> 50"
+    assert table(list(differences(before, lighter))) == "  losses.l1.weight: 100 -> 50"
     assert not list(differences(before, before))
 
 
@@ -537,6 +600,8 @@ def test_a_run_does_not_go_back(recipe, out):
         ({"precision": "fp8"}, r"precision \w+ \(before: fp8\)"),
         ({"torch": "1.0"}, r"torch .* \(before: 1\.0\)"),
         ({"threads": 99}, r"threads \d+ \(before: 99\)"),
+        ({"train_pairs": 5}, r"train pairs 6 \(before: 5\): the pairs come in another order, .*"),
+        ({"validation_pairs": 9}, r"validation pairs \d+ \(before: 9\): scores are of other pairs"),
     ],
 )
 def test_what_cannot_be_exact_is_said(recipe, out, changed, said):
@@ -551,11 +616,84 @@ def test_what_cannot_be_exact_is_said(recipe, out, changed, said):
     note = str(told[0].message)
     assert "\n" not in note
     assert ("noise are drawn anew" in note) == ("device" in changed)
-    if "threads" not in changed:
+    assert ("rounded" in note) == (not any("pairs" in key for key in changed))
+    if changed.keys().isdisjoint({"threads", "train_pairs"}):
         return
     with pytest.warns(Note, match=said):
         run(recipe, out, resume=True, train__steps=7)
     assert json.loads(path.read_text())["threads"] == about["threads"]
+    assert json.loads(path.read_text())["train_pairs"] == 6
+
+
+@pytest.mark.parametrize(
+    ("device", "setting", "said"),
+    [
+        ("cpu", "compile", r"train\.compile true \(before: false\): numbers are rounded"),
+        ("cuda:0", "compile", r"train\.compile true \(before: false\): numbers are rounded"),
+        ("cuda:0", "capture", r"train\.capture false \(before: true\): numbers are rounded"),
+        ("cpu", "capture", None),
+    ],
+)
+def test_settings_that_round_otherwise_are_told_of(out, device, setting, said):
+    directory, registry = RunDirectory(out), load_plugins(entry_points=False).registry
+    old = look_back(directory, registry)
+    about = old.environment | {"device": device}
+    value = str(not getattr(old.recipe.train, setting)).lower()
+    new = load_recipe(directory.recipe, registry, [f"train.{setting}={value}"])
+    with pytest.warns(Note) as told:
+        tell_changes(new, Earlier(old.recipe, about), about)
+    notes = [str(warning.message) for warning in told]
+    assert len(notes) == (1 if said is None else 2)
+    if said is not None:
+        assert re.search(said + ".*bit for bit", notes[1])
+
+
+def test_a_finished_run_says_that_settings_come_too_late(recipe, out):
+    before = (out / "recipe.toml").stat().st_mtime_ns
+    keep = {"train__keep_checkpoints": 9}
+    with pytest.warns(Note, match=r"(?s)is finished, and these change nothing.*1 -> 5") as told:
+        run(recipe, out, resume=True, train__log_every=5, **keep)
+    assert len(told) == 1
+    assert (out / "recipe.toml").stat().st_mtime_ns == before
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Note)
+        run(recipe, out, resume=True, **keep)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"step": 3, "warning": {"kind": "x\xff", "message": "m"}}',
+        b"\xff\xfe",
+        b"[1]",
+        b"3",
+        b'{"losses": {"d_real": 1.0}}',
+        b'{"step": "3", "losses": {}}',
+        b"[" * 50_000,
+        b'{"step": 3, "warning": [], "passed": 1}',
+    ],
+)
+def test_metrics_with_a_strange_line(done, tmp_path, line):
+    """Such as a failing disk or an editor leaves."""
+    directory, events = RunDirectory(tmp_path), Events(pluggy.PluginManager("x"))
+    lines = (done / "metrics.jsonl").read_bytes().splitlines()
+    directory.metrics.write_bytes(b"\n".join([*lines[:3], line, *lines[3:], b""]))
+    Health(directory, events, None)
+    directory.drop_metrics_after(6)
+    assert steps(tmp_path) == steps(done)
+    Health(directory, events, None)
+
+
+def test_a_byte_that_is_no_text_in_metrics(recipe, done, out):
+    shutil.rmtree(out / "checkpoints/step-00000006")
+    path = out / "metrics.jsonl"
+    lines = path.read_bytes().splitlines()
+    lines.insert(2, b'{"step": 2, "warning": {"kind": "x\xff", "message": "m"}}')
+    path.write_bytes(b"\n".join([*lines, b""]))
+    run(recipe, out, resume=True)
+    assert steps(out) == [1, 2, 3, 4, 5, 6]
+    assert "x\ufffd" in path.read_text(encoding="utf-8")
+    assert same(weights(out), weights(done))
 
 
 @pytest.mark.parametrize("text", ["", '{"threads": null, "global_batch": "x"}', "\xff"])

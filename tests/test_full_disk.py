@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 
 import img2img
+from img2img.engine import room as room_module
 from img2img.engine.checkpoint import find_checkpoints, flaw
 from img2img.engine.directory import RunDirectory
 from img2img.errors import Img2ImgError, RequestError
@@ -231,6 +232,40 @@ def test_tensorboard_on_a_full_disk(small_disk):
     assert not [p for p in Path("/proc/self/fd").iterdir() if str(small_disk) in str(_target(p))]
 
 
+def test_a_run_that_fails_leaves_no_file_open(recipe, tmp_path, monkeypatch):
+    """Nor would a logger that is used again write into what the failed run had."""
+    from img2img.plugins import load_plugins
+    from img2img.training import train_recipe
+
+    def fail(step):
+        if step == 2:
+            raise KeyError("somebody's")
+
+    plugins = load_plugins(entry_points=False)
+    with pytest.raises(KeyError):
+        train_recipe(str(recipe), plugins, out=tmp_path / "a", device="cpu", on_step=fail)
+    (before,) = (tmp_path / "a/tensorboard").iterdir()
+    opened = [str(_target(path)) for path in Path("/proc/self/fd").iterdir()]
+    assert not any("tfevents" in name for name in opened)
+    assert not plugins.manager.has_plugin("tensorboard")
+    size = before.stat().st_size
+    train_recipe(str(recipe), plugins, out=tmp_path / "b", device="cpu")
+    assert before.stat().st_size == size
+    assert len(list((tmp_path / "b/tensorboard").iterdir())) == 1
+
+
+def test_a_logger_that_starts_again_writes_into_the_new_run(tmp_path):
+    from img2img.report.tensorboard import TensorBoardLogger
+
+    logger = TensorBoardLogger()
+    for name in ("a", "b"):
+        logger.on_run_start(tmp_path / name, 0)
+        logger.on_metrics({"step": 1, "losses": {"l1": 1.0}})
+    sizes = [[p.stat().st_size for p in (tmp_path / n / "tensorboard").iterdir()] for n in "ab"]
+    assert sizes[0] == sizes[1]
+    logger.on_run_end()
+
+
 def _target(path):
     try:
         return path.readlink()
@@ -304,3 +339,26 @@ def test_free_space_in_words(tmp_path, monkeypatch):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, usage=usage: usage)
         assert in_words(full, tmp_path / "not/there").startswith(f"full: {said}")
     assert in_words(OSError(errno.EIO, "broken"), tmp_path) == "broken"
+
+
+def test_a_disk_that_will_not_do_is_told_at_the_start(recipe, tmp_path, monkeypatch):
+    """And how much it takes: what such a run really keeps, within a tenth."""
+    settings = {"generator.width": 24, "discriminator.width": 24, "train.steps": 4}
+    settings |= {"train.keep_checkpoints": 2, "train.ema_decay": 0.9}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(recipe, tmp_path / "run", overrides=settings)
+    one, two = (
+        sum(file.stat().st_size for file in folder.iterdir())
+        for folder in (tmp_path / "run" / "checkpoints").iterdir()
+    )
+    model = (tmp_path / "run" / "model.safetensors").stat().st_size
+    real = one + two + two + 3 * model  # one of each beside the others while it is written
+    told = []
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(room_module, "size_in_words", lambda count: told.append(count) or "")
+    monkeypatch.setattr(room_module.shutil, "disk_usage", lambda path: usage._replace(free=1))
+    with pytest.warns(UserWarning, match=r"want about .* lower train\.keep_checkpoints \(2\)"):
+        run(recipe, tmp_path / "other", overrides=settings)
+    assert told[0] == 1
+    assert told[1] == pytest.approx(real, rel=0.1)

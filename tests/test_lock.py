@@ -181,7 +181,7 @@ def test_an_empty_folder_that_is_held_is_refused(tmp_path, holder, recipe):
 
 def test_two_threads_of_one_process(tmp_path, recipe):
     """Which begin together, where nothing is yet: one trains, the other is refused."""
-    outcomes, start = [], threading.Barrier(2)
+    outcomes, start = [], threading.Barrier(2, timeout=120)
 
     def train():
         start.wait()
@@ -256,3 +256,19 @@ def test_the_file_is_no_reason_to_call_a_folder_foreign(tmp_path, recipe):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/.lock").write_text("{}")
     run(recipe, tmp_path / "run")
+
+
+def test_a_link_to_another_disk_is_refused_with_a_way_out(tmp_path, recipe):
+    """A link to all of a run directory is fine; one from within it could lead anywhere."""
+    disk, out = tmp_path / "disk", tmp_path / "run"
+    disk.mkdir()
+    out.mkdir()
+    (out / "checkpoints").symlink_to(disk)
+    with pytest.raises(RequestError, match=r"(?s)checkpoints is a link .*another disk.*--out"):
+        run(recipe, out)
+    assert not list(disk.iterdir())
+    (out / "checkpoints").unlink()
+    out.rmdir()
+    out.symlink_to(disk)
+    run(recipe, out)
+    assert (disk / "checkpoints").is_dir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -31,8 +32,7 @@ from img2img.engine.schedule import Schedule
 from img2img.environment import version
 from img2img.evaluation.scores import SSIM_WINDOW
 from img2img.inference import Policy
-from img2img.losses import Adversarial
-from img2img.methods import Method, Pix2Pix
+from img2img.methods import Method, WeightedLoss
 from img2img.plugins import Plugins
 from img2img.recipe import Recipe, TrainSettings
 from img2img.tasks.base import Task
@@ -162,11 +162,14 @@ def _validate_every(train: TrainSettings) -> int:
 
 
 def _game(method: Method) -> Game | None:
-    """The adversarial loss, where it is the only one, and ours, whose values are understood."""
-    entries = method.adversarial if isinstance(method, Pix2Pix) else ()
-    if len(entries) != 1 or not isinstance(entries[0].loss, Adversarial):
+    """The adversarial loss, where the method names just one, and it says what its values mean."""
+    entries = getattr(method, "adversarial", ())
+    # Another method may use this name for something else.
+    if not isinstance(entries, Sequence) or len(entries) != 1:
         return None
-    return Game(entries[0].name, entries[0].loss.mode, entries[0].weight)
+    entry = entries[0]
+    mode = getattr(entry.loss, "mode", None) if isinstance(entry, WeightedLoss) else None
+    return Game(entry.name, mode, entry.weight) if isinstance(mode, str) else None
 
 
 def _check_score(recipe: Recipe, task: Task) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from img2img.assemble.problems import Problems
+from img2img.data.checks.seen import Misfit
+from img2img.data.checks.unsuitable import Judge, explain, find_misfit, is_direction
 from img2img.data.images import Split
 from img2img.data.kept_pairs import KeptPairs, keep_pairs
 from img2img.data.loading import PairDataset
@@ -17,12 +18,11 @@ from img2img.data.source import PairSource
 from img2img.download.catalog import CATALOG
 from img2img.errors import DataError, ImageError
 from img2img.evaluation.scores import spread
+from img2img.names import printable
 from img2img.picture import Pixels, UnusableError, fit_channels
 from img2img.recipe import DataSettings, Recipe
 from img2img.registry import Registry
 from img2img.tasks.base import Task, image_channels_of
-
-Judge = Callable[[Pixels, Pixels], str | None]
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ def check_pairs(pairs: PairSource, recipe: Recipe, task: Task) -> list[tuple[int
     """
     judge = judge_of(task, recipe.data.direction)
     sizes: list[tuple[int, int]] = []
-    odd: list[str] = []
+    odd: list[tuple[int, Misfit]] = []
     unreadable: list[ImageError] = []
     for index in spread(len(pairs), 16):
         try:
@@ -181,21 +181,25 @@ def check_pairs(pairs: PairSource, recipe: Recipe, task: Task) -> list[tuple[int
             unreadable.append(error)
             continue
         sizes.append((first.shape[1], first.shape[0]))
-        reason = judge(first, second)
-        if reason is not None:
-            odd.append(f"{pairs.name(index)}: {reason}")
+        misfit = find_misfit(judge, first, second)
+        if misfit is not None:
+            odd.append((index, misfit))
     if unreadable and not sizes:
         raise DataError(
             f"none of the {len(unreadable)} training pairs looked at can be read; {unreadable[0]}"
         )
     if odd:
+        direction = is_direction([misfit for _, misfit in odd], len(sizes))
+        # Where it is the direction, a pair that says so is the example.
+        index, misfit = next(each for each in odd if each[1].exchanged or not direction)
         message = (
             f"{len(odd)} of {len(sizes)} training pairs looked at do not suit the task "
-            f"{recipe.task.name!r}; {odd[0]}"
+            f"{recipe.task.name!r}; {pairs.name(index)}: {explain(misfit, direction=direction)}"
         )
         if 2 * len(odd) > len(sizes):
             raise DataError(message)
-        warnings.warn(f"{message}. img2img check lists all", RuntimeWarning, stacklevel=2)
+        message = f"{printable(message)}. `img2img check --json` lists all"
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
     return sizes
 
 

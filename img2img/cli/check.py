@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from img2img.data.source import PairSource
     from img2img.plugins import Plugins
     from img2img.recipe import Recipe
-    from img2img.tasks.base import Task
 
 
 def check(
@@ -129,7 +128,9 @@ def _raise_any(seen: _Seen) -> None:
         raise DataError(f"{len(unusable)} of {total} pairs cannot be used{also}; {cure}")
     if seen.unmatched:
         raise DataError("; ".join(seen.unmatched))
-    suspects = sum(problem.severity == "warning" for problem in seen.problems)
+    warnings = [problem for problem in seen.problems if problem.severity == "warning"]
+    # A pair is one thing, whatever is wrong with it; so is what holds of all pairs of both splits.
+    suspects = len({p.kind if p.whole else (p.split, p.index) for p in warnings})
     if suspects:
         raise Img2ImgError(
             f"{suspects} {'thing looks' if suspects == 1 else 'things look'} wrong with the data; "
@@ -156,8 +157,7 @@ def _look(path: Path, plugins: Plugins, overrides: Sequence[str], console: Conso
     from img2img.assemble import build_networks, judge_of, refuse_broken, warn_of_scales
     from img2img.data.checking import find_problems, look_through
     from img2img.recipe_parser import load_recipe
-    from img2img.tasks.base import image_channels_of
-    from img2img.tasks.colorization import Colorization
+    from img2img.tasks.base import image_channels_of, is_comparable, plainer_of
 
     recipe = load_recipe(path, plugins.registry, overrides)
     refuse_broken(recipe, plugins)
@@ -188,9 +188,8 @@ def _look(path: Path, plugins: Plugins, overrides: Sequence[str], console: Conso
             data,
             sources,
             swap=swap,
-            plainer=_plainer(task),
-            # Its source is in its target.
-            compare=not isinstance(task, Colorization),
+            plainer=plainer_of(task),
+            compare=is_comparable(task),
             others=alone,
         )
     return _Seen(about, parameters, data, sources, problems, unmatched, swap)
@@ -230,11 +229,3 @@ def _unusable(error: Exception) -> Exception:
     from img2img.errors import DataError
 
     return DataError(f"the recipe is valid, but its data cannot be used: {error}")
-
-
-def _plainer(task: Task) -> int | None:
-    """Which image of a pair must have fewer colours than the other, by the task: 0 the source."""
-    from img2img.tasks.edges import Edges
-    from img2img.tasks.labels import Labels
-
-    return 0 if isinstance(task, (Edges, Labels)) else None

@@ -125,7 +125,7 @@ def make(
     from img2img.study.data import about_model, find_data, is_model
     from img2img.study.making import Inputs, Settings, fakes_in_folder, fakes_of_model, make_study
     from img2img.study.page import page_of
-    from img2img.tasks.colorization import Colorization
+    from img2img.tasks.base import is_comparable
 
     registry = load_plugins_for(plugin).registry
     translator = None
@@ -150,7 +150,7 @@ def make(
         fake, indices = fakes_of_model(translator, seen), list(range(len(found.pairs)))
     else:
         fake, indices = fakes_in_folder(model, found.pairs)
-    same = inputs == "same" if inputs else isinstance(task, Colorization)
+    same = inputs == "same" if inputs else not is_comparable(task)
     settings = Settings(trials, practice, seconds, seed, size, same)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         images = bar.add_task("images", total=2 * (trials + practice))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
     from img2img.data.source import PairSource
 
-# More are counted, not printed; of each kind some.
-SHOWN, SHOWN_OF_A_KIND = 20, 3
+# More are counted, not printed: files in all, of each kind at least, and different reasons of one.
+SHOWN, SHOWN_OF_A_KIND, REASONS = 20, 10, 30
 # On a contact sheet.
 DRAWN = 60
 
@@ -39,9 +40,10 @@ def print_problems(problems: Sequence[Problem], console: Console) -> None:
     for column in ("", "problem", "split"):
         table.add_column(column)
     table.add_column("how many", justify="right")
-    counts = Counter((problem.kind, problem.split) for problem in problems)
-    for (kind, split), count in counts.items():
-        table.add_row(KINDS[kind].severity, KINDS[kind].title, split, f"{count:,}")
+    counts = Counter((p.severity, p.kind, p.split, p.whole) for p in problems)
+    for (severity, kind, split, whole), count in counts.items():
+        many = "as a whole" if whole else f"{count:,}"
+        table.add_row(severity, KINDS[kind].title, split, many)
     console.print()
     console.print(table)
     by_kind: dict[str, list[Problem]] = {}
@@ -54,20 +56,39 @@ def print_problems(problems: Sequence[Problem], console: Console) -> None:
 
 
 def _print_some(problems: Sequence[Problem], most: int, console: Console) -> None:
-    by_reason: dict[str, list[str]] = {}
+    """Up to so many files, and more where that many reasons differ: of each reason one at least."""
+    by_reason: dict[str, list[Problem]] = {}
     for problem in problems:
-        by_reason.setdefault(printable(problem.reason), []).append(printable(problem.file))
-    left = most
-    for reason, files in by_reason.items():
-        if len(files) == 1 and left:
-            console.print(f"  {files[0]}: {reason}")
-        elif left:
-            console.print(f"  {len(files)} files: {reason}")
-            for file in files[:left]:
-                console.print(f"    {file}")
-        left = max(0, left - len(files))
-    if len(problems) > most:
-        console.print(f"  and {len(problems) - most} more; --json lists all")
+        by_reason.setdefault(_alike(problem), []).append(problem)
+    shown = dict.fromkeys([*by_reason][:REASONS], 1)
+    left = most - len(shown)
+    for reason in shown:
+        more = max(0, min(left, len(by_reason[reason]) - 1))
+        shown[reason] += more
+        left -= more
+    for reason, count in shown.items():
+        found = by_reason[reason]
+        words = printable(found[0].reason)
+        same = len(found) > 1 and len({problem.reason for problem in found}) == 1
+        same = same and not found[0].whole
+        if same:
+            console.print(f"  {len(found):,} files: {words}")
+        for problem in found[:count]:
+            file = printable(problem.file)
+            console.print(f"    {file}" if same else f"  {file}: {printable(problem.reason)}")
+        if len(found) > count:
+            indent, like = ("    ", "") if same else ("  ", " like this")
+            console.print(f"{indent}and {len(found) - count:,} more{like}; --json lists all")
+    rest = [problem for reason in [*by_reason][REASONS:] for problem in by_reason[reason]]
+    if rest:
+        console.print(f"  and {len(rest):,} more for other reasons; --json lists all")
+
+
+def _alike(problem: Problem) -> str:
+    """A reason without what differs from file to file: numbers, and the pair that it repeats."""
+    if problem.twin is not None:
+        return problem.twin[0]
+    return re.sub(r"\d+(\.\d+)?", "0", problem.reason)
 
 
 def as_json(problems: Sequence[Problem]) -> list[dict[str, Any]]:
@@ -89,9 +110,12 @@ def write_sheet_of(
 ) -> None:
     """Draw up to `DRAWN` of the problems, as many of each kind as can be.
 
+    Notes about a whole split are not drawn: no pair of it is what they are about.
+
     Raises:
         OSError: it cannot be written there.
     """
+    problems = [each for each in problems if not (each.whole and each.severity == "note")]
     by_kind: dict[str, list[Problem]] = {}
     for problem in problems:
         by_kind.setdefault(problem.kind, []).append(problem)
@@ -107,10 +131,14 @@ def write_sheet_of(
 def _entry(problem: Problem, sources: Mapping[str, PairSource], swap: bool) -> Entry:
     images: tuple[NDArray[np.uint8] | None, NDArray[np.uint8] | None]
     titles = ("source", "target")
+    name = problem.file
     if problem.index is None:
-        images, titles = (_single(Path(problem.file)), None), ("image", "partner")
+        image = None if problem.whole else _single(Path(problem.file))
+        images, titles = (image, None), ("image", "partner")
     else:
         images = _pair(sources[problem.split], problem.index, swap)
+        if problem.whole:
+            name = f"such as {sources[problem.split].name(problem.index)}"
         if problem.twin is not None:
             split, index = problem.twin
             others = _pair(sources[split], index, swap)
@@ -118,9 +146,8 @@ def _entry(problem: Problem, sources: Mapping[str, PairSource], swap: bool) -> E
                 (_joined(images), _joined(others)),
                 ("this pair", f"in {split}"),
             )
-    where = f"{problem.split}: " * (problem.file != problem.split)
-    title = f"{where}{KINDS[problem.kind].title}"
-    return Entry(images, titles, title, problem.severity, problem.file)
+    title = f"{problem.split}: {KINDS[problem.kind].title}"
+    return Entry(images, titles, title, problem.severity, name, problem.reason)
 
 
 def _single(path: Path) -> NDArray[np.uint8] | None:

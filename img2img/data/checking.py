@@ -17,15 +17,15 @@ from img2img.data.checks.duplicates import find_duplicates
 from img2img.data.checks.measuring import measure
 from img2img.data.checks.modes import files_of, find_modes, modes_of
 from img2img.data.checks.problem import Problem, in_order
-from img2img.data.checks.seen import ROW, Seen
+from img2img.data.checks.seen import ROW, Misfit, Seen
 from img2img.data.checks.shapes import find_shapes
-from img2img.data.checks.single import find_blank, find_cut, find_identical
+from img2img.data.checks.single import find_blank, find_cut, find_identical, is_identical, is_rule
+from img2img.data.checks.unsuitable import Judge, find_misfit, find_unsuitable
 from img2img.data.source import PairSource
 from img2img.errors import ImageError
 from img2img.picture import Pixels
 
 Size = tuple[int, int]
-Judge = Callable[[Pixels, Pixels], str | None]
 
 # Pairs that wait for a thread: a list of a million would take longer than the first thousand.
 AT_ONCE = 512
@@ -38,7 +38,7 @@ class Findings:
     Attributes:
         seen: what is known of each pair.
         sizes: how often each (width, height) of one image occurs.
-        problems: unusable pairs.
+        problems: pairs that cannot be read; those that the task cannot use are in `seen`.
     """
 
     seen: Seen
@@ -68,12 +68,13 @@ def look_through(
     swap: bool = False,
     channels: tuple[int, int] = (3, 3),
 ) -> Findings:
-    """Decode every pair, in parallel; say which cannot be used and why, and measure the others.
+    """Decode every pair, in parallel; say which cannot be read and why, and measure the others.
 
     Args:
         source: the pairs of one split.
         on_pair: called after each.
-        judge: given a pair's first and second image, says why the task cannot use them, or None.
+        judge: given a pair's first and second image, says why the task cannot use them, or None;
+            its answers are in `Findings.seen.misfits`.
         split: which one it is.
         swap: the second image is the translation's source (`data.direction = "BtoA"`).
         channels: of the images that the task's source and target take.
@@ -82,19 +83,17 @@ def look_through(
     seen = Seen(split, source.name, np.zeros(len(source), ROW), made, channels)
     findings = Findings(seen)
 
-    def look(index: int) -> Problem | tuple[tuple[Any, ...], tuple[str, str]]:
+    def look(index: int) -> Problem | tuple[tuple[Any, ...], tuple[str, str], Misfit | None]:
         try:
             pair = source.pair(index)
         except ImageError as error:
             return Problem(error.kind, split, str(error.path), error.reason, index)
-        odd = judge(*pair) if judge is not None else None
-        if odd is not None:
-            return seen.problem("unsuitable", index, odd)
+        odd = find_misfit(judge, *pair) if judge is not None else None
         modes = modes_of(pair, files_of(source, index))
         if swap:
             pair, modes = (pair[1], pair[0]), (modes[1], modes[0])
         apart = not made and not np.shares_memory(*pair)
-        return measure(*pair, (0, 0), made=not apart), modes
+        return measure(*pair, (0, 0), made=not apart), modes, odd
 
     codes: dict[str, int] = {}
     # Decoders and OpenCV release the interpreter, so threads are enough.
@@ -106,8 +105,12 @@ def look_through(
                 if isinstance(result, Problem):
                     findings.problems.append(result)
                     continue
-                row, modes = result
+                row, modes, odd = result
                 seen.table[index] = row
+                if odd is not None:
+                    seen.table[index]["usable"] = False
+                    seen.misfits[index] = odd
+                    continue
                 # Of more than 255 kinds the last is all the others.
                 seen.table[index]["mode"] = [
                     codes.setdefault(mode, min(len(codes), 255)) for mode in modes
@@ -143,11 +146,13 @@ def find_problems(
 
     problems = [*others, *(each for found in findings.values() for each in found.problems)]
     everything = [found.seen for found in findings.values()]
+    problems += find_unsuitable(everything, compare=compare)
+    identical = any(is_rule(is_identical(seen), seen) for seen in everything)
     for seen in everything:
         for find in (find_blank, find_cut, find_shapes, find_modes):
             problems += find(seen)
         if compare and not seen.made:
-            problems += find_identical(seen)
+            problems += find_identical(seen, rule=identical)
             problems += find_direction(seen, plainer)
             problems += find_shifted(seen)
     problems += find_duplicates(everything, read)

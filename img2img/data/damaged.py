@@ -68,6 +68,9 @@ class Damaged:
     def name(self, index: int) -> str:
         return str(self.files[index])
 
+    def paths(self, index: int) -> tuple[Path, ...]:
+        return (self.files[index],)
+
     def pair(self, index: int) -> tuple[Image, Image]:
         photo = read_image(self.files[index])
         return photo, photo

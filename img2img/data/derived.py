@@ -55,6 +55,9 @@ class Derived:
     def name(self, index: int) -> str:
         return str(self.files[index])
 
+    def paths(self, index: int) -> tuple[Path, ...]:
+        return (self.files[index],)
+
     def pair(self, index: int) -> tuple[Pixels, Pixels]:
         photo = read_picture(self.files[index]).pixels
         if self.derive == "copy":

@@ -73,7 +73,7 @@ def _pack(source: SideBySide | TwoFolders, folder: Path, split: str, most_bytes:
         ):
             begun = index
             while index < len(source):
-                files = _files_of(source, index)
+                files = source.paths(index)
                 size = sum(-(-file.stat().st_size // _BLOCK) + 1 for file in files) * _BLOCK
                 if index > begun and tar.offset + size > most_bytes:
                     break
@@ -83,11 +83,6 @@ def _pack(source: SideBySide | TwoFolders, folder: Path, split: str, most_bytes:
                 index += 1
         number += 1
     return number
-
-
-def _files_of(source: SideBySide | TwoFolders, index: int) -> Sequence[Path]:
-    found = source.files[index]
-    return found if isinstance(found, tuple) else (found,)
 
 
 def _add(tar: tarfile.TarFile, name: str, file: Path) -> None:

@@ -19,6 +19,7 @@ from img2img.data.kept_files import Arrays, as_arrays, is_settled, keep, load, t
 from img2img.data.sequences import Texts
 from img2img.data.tars import Member, members
 from img2img.errors import DataError
+from img2img.names import printable
 
 # From so many pairs on, where they lie is kept: on a disk, each of them is a movement of its arm.
 KEPT_FROM = 1_000
@@ -131,8 +132,8 @@ def _warn_of_endless(files: Sequence[Path], arrays: Arrays) -> None:
     """Say which files may have been cut off between two members, where nothing else shows it."""
     for number in arrays["endless"].tolist():
         warnings.warn(
-            f"data.root: {files[number]} has no end mark, so it may have been cut off; copy it "
-            f"again, or append 1,024 bytes of zeros to it if it is whole",
+            f"data.root: {printable(files[number])} has no end mark, so it may have been cut off; "
+            f"copy it again, or append 1,024 bytes of zeros to it if it is whole",
             RuntimeWarning,
             # One place, so that Python says it once where both splits are of one file.
             stacklevel=1,

@@ -30,6 +30,9 @@ class SideBySide:
     def name(self, index: int) -> str:
         return str(self.files[index])
 
+    def paths(self, index: int) -> tuple[Path, ...]:
+        return (self.files[index],)
+
     def pair(self, index: int) -> tuple[Pixels, Pixels]:
         path, (first, second) = self.files[index], self.channels
         left, right = split_halves(read_picture(path, first).pixels, path)

@@ -18,7 +18,9 @@ class PairSource(Protocol):
     One that makes its first images from the second may do that to what the network will see, after
     resizing and cropping: with a method `degrade(second, seed)` that gives the first. `pair` then
     gives the second image twice. One that makes them in `pair` says so with `makes_first = True`:
-    `img2img check` then does not compare the two.
+    `img2img check` then does not compare the two. One whose pairs lie in files of their own may
+    have a method `paths(index)` that gives the file, or the first's and the second's, for what
+    `img2img check` says of the kinds of images (palette, CMYK, alpha), which pixels do not show.
 
     One whose pairs lie together in files that are best read from front to back tells how many lie
     in each with `shards`, a sequence of ints in the order of the indices, whose sum is the length.

@@ -93,6 +93,9 @@ class TwoFolders:
     def name(self, index: int) -> str:
         return str(self.files[index][0])
 
+    def paths(self, index: int) -> tuple[Path, ...]:
+        return self.files[index]
+
     def pair(self, index: int) -> tuple[Pixels, Pixels]:
         first, second = self.files[index]
         images = (

@@ -17,6 +17,7 @@ from img2img.download.lock import locked
 from img2img.download.partial import Partial, size_text
 from img2img.download.transfer import Transfer, Watcher
 from img2img.errors import DataError, Img2ImgError, Interrupted, RequestError
+from img2img.names import printable
 
 # In a data set's folder: it was fetched, and is whole.
 MARK = ".img2img.json"
@@ -302,8 +303,8 @@ def _check_replaceable(folder: Path, place: Path) -> None:
     others = sorted(p.name for p in place.iterdir() if p.name not in own and p.name[0] != ".")
     if others:
         raise RequestError(
-            f"{folder} holds more than a data set ({', '.join(others[:3])}), so it is not "
-            f"replaced; move that away, or name another folder with --out"
+            f"{folder} holds more than a data set ({printable(', '.join(others[:3]))}), so it is "
+            f"not replaced; move that away, or name another folder with --out"
         )
 
 

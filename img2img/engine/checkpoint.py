@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import warnings
 from dataclasses import dataclass
@@ -91,6 +92,9 @@ def save_checkpoint(
         # By the name that it would have had.
         error.filename = str(error.filename or target).replace(partial.name, target.name)
         raise directory.failed(error) from error
+    except Img2ImgError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     _prune(directory, state.step, keep)
     return target
 
@@ -118,22 +122,21 @@ def _save_json(path: Path, values: Any) -> FileSum:
 def _put(partial: Path, target: Path) -> None:
     """Give a finished folder its name, and have the disk remember it.
 
-    A folder of that name cannot be replaced in one step. There is none as long as runs go on from
-    the newest that is good and set damaged ones aside before; whoever put one there, it goes aside
-    whole and is removed after the new one has its name. Should the run be killed between the two
-    renames, neither has the name for a moment, and nothing is lost: the checkpoint that this
-    session went on from, or wrote last, is older and is removed only after both (`_prune`).
+    Nothing of that name is replaced: a run goes on from the newest checkpoint that is good and sets
+    damaged ones aside before, so that what is there came while it ran, from somebody else.
+
+    Raises:
+        Img2ImgError: something is there.
     """
-    if target.exists():
-        aside = target.with_name(f".partial-replaced-{target.name}")
-        shutil.rmtree(aside, ignore_errors=True)
-        target.rename(aside)
-        partial.rename(target)
-        sync_folder(target.parent)
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        partial.rename(target)
-        sync_folder(target.parent)
+    # Asked for, because a rename takes the place of an empty folder.
+    if os.path.lexists(target):
+        raise Img2ImgError(
+            f"cannot write the checkpoint {target}: something of that name is there, which this "
+            f"run did not write, and it is left as it is. Move it elsewhere; the same command with "
+            f"--resume then goes on from the checkpoint before"
+        )
+    partial.rename(target)
+    sync_folder(target.parent)
 
 
 def _prune(directory: RunDirectory, step: int, keep: int) -> None:

@@ -85,9 +85,11 @@ class RunDirectory:
             path = self.path / name
             if path.is_symlink() and not path.resolve().is_relative_to(self.path.resolve()):
                 raise RequestError(
-                    f"{path} is a link that leads out of the run directory, to {path.readlink()}, "
-                    f"and nothing is written there: put what it leads to in its place, or give "
-                    f"another directory with --out"
+                    f"{path} is a link that leads out of the run directory, to {path.readlink()}: "
+                    f"a run replaces and removes files behind it, and a run directory from "
+                    f"elsewhere could so have it do that to any of yours. To keep runs on another "
+                    f"disk, put the whole run directory there, with what the link leads to in the "
+                    f"link's place; a link to all of it is fine. Or give another with --out"
                 )
 
     def make(self) -> None:
@@ -115,7 +117,9 @@ class RunDirectory:
     def prepare(self, *, fresh: bool) -> None:
         """Make the directory ready to write into: rid of an earlier run if `fresh`, and of halves.
 
-        For whoever holds its lock.
+        For whoever holds its lock. `fresh` is also a run that finds nothing to go on from: what is
+        there then is of one that was killed before its first checkpoint, or while it was removed,
+        and must not pass for the new run's. Its recipe stays until the new one takes its place.
 
         Raises:
             RequestError, Img2ImgError: see `make`.
@@ -157,15 +161,16 @@ class RunDirectory:
         """Keep only whole lines up to a step: those after it will come again."""
         if not self.metrics.is_file():
             return
-        text = self.metrics.read_text(encoding="utf-8", errors="replace")
+        data = self.metrics.read_bytes()
         kept = []
-        for line in text.splitlines():
+        for line in data.decode("utf-8", errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError, RecursionError):
                 continue  # cut off when the run was killed
-        if (mended := "".join(kept)) != text:
+        # As bytes, so that one that is no text does not stay: others may read it strictly.
+        if (mended := "".join(kept)).encode() != data:
             self.write_text(self.metrics, mended)
 
     def drop_samples_after(self, step: int) -> None:
@@ -226,18 +231,24 @@ class RunDirectory:
         )
 
     def _clear(self) -> None:
-        # Only what a run writes: somebody may keep notes beside it. Checkpoints go in one step, and
-        # the recipe next, so that nothing goes on with half of a run if this is cut short.
-        if self.checkpoints.is_symlink():
-            self.checkpoints.unlink()
-        elif self.checkpoints.is_dir():
+        # Checkpoints go in one step, so that nothing goes on with half of a run if this is cut
+        # short. The recipe stays, or somebody's notes beside it would have this be no run directory
+        # then. In the folders only what a run writes goes: without a run, they may be anybody's.
+        if self.saved_steps():
             gone = self.path / ".partial-cleared"
             _remove(gone)
             self.checkpoints.rename(gone)
         for name in self.FILES:
-            (self.path / name).unlink(missing_ok=True)
-        for name in self.FOLDERS:
-            _remove(self.path / name)
+            if name != self.recipe.name:
+                (self.path / name).unlink(missing_ok=True)
+        for path in list(self.checkpoints.glob("damaged-step-*")):
+            _remove(path)
+        sheets = [
+            path for path in self.samples.glob("step-*.png") if step_in(path.stem) is not None
+        ]
+        for path in (*sheets, *(self.path / "tensorboard").glob("events.out.tfevents.*")):
+            if not path.is_dir():
+                path.unlink()
 
 
 def step_in(name: str) -> int | None:

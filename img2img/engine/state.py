@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from img2img.engine.average import WeightAverage
-from img2img.engine.optimizers import load_optimizer, plain_groups, set_rate
+from img2img.engine.optimizers import check_groups, load_optimizer, plain_groups, set_rate
 from img2img.engine.own_state import OwnState
 from img2img.engine.processes import Processes
 from img2img.methods import Method
@@ -233,12 +233,9 @@ class TrainState:
             check_alike(values[key], own[key], key)
         if not all(isinstance(name, str) for name in values["window"]["names"]):
             raise ValueError("window.names should be texts")
-        for name, optimizer in own["optimizers"].items():
-            groups = values["optimizers"][name]["groups"]
-            check_alike(groups, optimizer["groups"], f"optimizers.{name}.groups")
-            for saved, group in zip(groups, optimizer["groups"], strict=True):
-                if saved["params"] != group["params"]:
-                    raise ValueError(f"optimizers.{name} is of other parameters")
+        for name, optimizer in self.method.optimizers.items():
+            saved = values["optimizers"][name]
+            check_groups(saved["groups"], optimizer, f"optimizers.{name}.groups")
 
     def _device(self) -> torch.device:
         return next(next(iter(self.method.networks.values())).parameters()).device

@@ -23,7 +23,11 @@ class JudgedLoss(Protocol):
 
 @runtime_checkable
 class AdversarialLoss(JudgedLoss, Protocol):
-    """A loss with two sides, which trains the discriminator as well."""
+    """A loss with two sides, which trains the discriminator as well.
+
+    One may say with `mode` that its terms `real` and `fake`, and the generator's side, have the
+    scale of that objective of `Adversarial`; a run then says when the discriminator has won.
+    """
 
     def discriminator_loss(
         self, discriminate: Discriminate, real: Tensor, fake: Tensor

@@ -39,6 +39,11 @@ class Method(Protocol):
         networks: everything that is trained, by name; saved in checkpoints.
         optimizers: by name; saved too. The loop scales their learning rates by the schedule.
         generator: the network that the finished bundle holds, source to output.
+
+    A method that trains a discriminator may have `adversarial`, a sequence of the `WeightedLoss`
+    entries that do. If there is one, its loss has a known `mode` (see `AdversarialLoss`), and a
+    step returns the discriminator's terms as `d_real` and `d_fake` and the generator's side, times
+    its weight, under the entry's name, a run says when the discriminator has won.
     """
 
     networks: dict[str, nn.Module]

@@ -29,6 +29,7 @@ class TensorBoardLogger:
 
     @hookimpl
     def on_run_start(self, run_dir: Path, start_step: int) -> None:
+        self.close()  # an earlier run that failed has no end
         self._folder = run_dir / "tensorboard"
         # What a run that was killed wrote past its checkpoint is shown no more; of one that was
         # killed before its first checkpoint, nothing is.
@@ -64,6 +65,10 @@ class TensorBoardLogger:
 
     @hookimpl
     def on_run_end(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file; nothing is written until the next run starts."""
         if self._file is not None:
             self._file.close()
         self._file = self._folder = None

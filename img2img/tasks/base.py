@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from img2img.errors import PluginError
 from img2img.picture import Pixels, fit_channels, white_of
 
 Interpolation = Literal["smooth", "nearest"]
@@ -32,7 +33,10 @@ class Task(Protocol):
     A task whose targets are classes also has `palette`, their colours (N, 3) uint8: its targets are
     one-hot, (N, H, W) in [0, 1], and outputs are class probabilities. A task may have
     `misfit(source, target)`, both images, which says in a sentence why a pair cannot be of its
-    kind, or gives None; a run and `img2img check` ask it about some pairs before they begin.
+    kind, or gives None; a run and `img2img check` ask it about some pairs before they begin. For
+    `img2img check` it may say with `plainer`, "source" or "target", which image of a pair has fewer
+    colours than the other, and with `comparable = False` that the two may be one image, so that
+    they are not held against each other.
     For `img2img export` it also has `source_graph()` and `target_graph()`, modules that do what
     `encode_source` and `decode_target` do; see `tasks/graphs.py`.
     """
@@ -59,6 +63,24 @@ def image_channels_of(task: Task) -> tuple[int, int]:
     """How many channels the images of a task's source and target have; colour unless it says."""
     first, second = getattr(task, "image_channels", (3, 3))
     return int(first), int(second)
+
+
+def plainer_of(task: Task) -> int | None:
+    """Which image of a pair must have fewer colours: 0 the source, 1 the target, None either.
+
+    Raises:
+        PluginError: the task's `plainer` is neither.
+    """
+    side = getattr(task, "plainer", None)
+    if side not in (None, "source", "target"):
+        kind = type(task).__name__
+        raise PluginError(f"{kind}.plainer is {side!r}; it must be 'source' or 'target'")
+    return {"source": 0, "target": 1}.get(str(side))
+
+
+def is_comparable(task: Task) -> bool:
+    """Whether source and target are different images; they are unless the task says otherwise."""
+    return bool(getattr(task, "comparable", True))
 
 
 def to_tensor(image: NDArray[Any]) -> Tensor:

@@ -85,6 +85,9 @@ def matching_palette(image: Image) -> str | None:
 def explain_misfit(image: Image, other: Image, palette: Colours, which: str) -> str | None:
     """Why an image cannot be a label map in a palette, in a sentence that says what to change.
 
+    Where the other image is one, it says that; whether this pair is wrong or `data.direction` can
+    be told of many pairs only.
+
     Args:
         image: what should be one, (H, W, 3).
         other: the other image of the pair, (H, W, 3).
@@ -99,7 +102,7 @@ def explain_misfit(image: Image, other: Image, palette: Colours, which: str) -> 
     no_map = f"the {which} is no label map in the colours of task.palette"
     if fits_palette(other, palette):
         its_place = "target" if which == "source" else "source"
-        return f"{no_map}, the {its_place} is: data.direction is the wrong way round"
+        return f"{no_map}, the {its_place} is"
     shipped = matching_palette(image)
     if shipped is not None:
         return f"{no_map}, but in those of another: set task.palette to {shipped!r}"

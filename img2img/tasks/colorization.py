@@ -26,6 +26,8 @@ class Colorization:
     target_channels = 2
     source_interpolation: Interpolation = "smooth"
     target_interpolation: Interpolation = "smooth"
+    # The source is in the target.
+    comparable = False
 
     def encode_source(self, image: Pixels) -> Tensor:
         lightness = _lab(image)[..., :1].transpose(2, 0, 1)

@@ -26,6 +26,7 @@ class Edges:
     target_channels = 3
     source_interpolation: Interpolation = "smooth"
     target_interpolation: Interpolation = "smooth"
+    plainer = "source"
 
     def __init__(self, *, threshold: int = 0, invert: bool = False) -> None:
         if not 0 <= threshold <= 255:

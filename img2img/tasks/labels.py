@@ -32,6 +32,7 @@ class Labels:
     target_channels = 3
     source_interpolation: Interpolation = "nearest"
     target_interpolation: Interpolation = "smooth"
+    plainer = "source"
 
     def __init__(
         self,

@@ -11,11 +11,7 @@ from PIL import Image as PillowImage
 from img2img.data.checks.colours import GREY, colourfulness
 from img2img.data.checks.problem import Problem
 from img2img.data.checks.seen import Seen
-from img2img.data.damaged import Damaged
-from img2img.data.derived import Derived
-from img2img.data.side_by_side import SideBySide
 from img2img.data.source import PairSource
-from img2img.data.two_folders import TwoFolders
 from img2img.picture import Pixels, to_display
 
 _NAMES = {
@@ -35,12 +31,9 @@ SHOWN = 3
 
 
 def files_of(source: PairSource, index: int) -> tuple[Path, ...]:
-    """The files of a pair, one or two, where a source has them."""
-    if isinstance(source, TwoFolders):
-        return source.files[index]
-    if isinstance(source, (SideBySide, Derived, Damaged)):
-        return (source.files[index],)
-    return ()
+    """The files of a pair, one or two, where a source has `paths`."""
+    paths = getattr(source, "paths", None)
+    return tuple(paths(index)) if paths is not None else ()
 
 
 def modes_of(pair: tuple[Pixels, Pixels], files: tuple[Path, ...]) -> tuple[str, str]:

@@ -80,6 +80,7 @@ class Problem:
         reason: what was found, in words.
         index: of the pair in its split; None where it concerns all of it, or a file of none.
         twin: split and index of the pair that it repeats.
+        unusable: the task cannot use the pair, which makes an error of what would be less.
     """
 
     kind: str
@@ -88,16 +89,28 @@ class Problem:
     reason: str
     index: int | None = None
     twin: tuple[str, int] | None = None
+    unusable: bool = False
 
     @property
     def severity(self) -> Severity:
-        """That of its kind."""
-        return KINDS[self.kind].severity
+        """That of its kind, or `error` where the task cannot use the pair."""
+        return "error" if self.unusable else KINDS[self.kind].severity
+
+    @property
+    def whole(self) -> bool:
+        """Whether it concerns all of its split; a pair that it has is an example."""
+        return self.file == self.split
 
 
 def in_order(problems: list[Problem]) -> list[Problem]:
     """Severe ones first, then by kind, split and index."""
     ranks = {kind: rank for rank, kind in enumerate(KINDS)}
     return sorted(
-        problems, key=lambda p: (ranks[p.kind], p.split, -1 if p.index is None else p.index)
+        problems,
+        key=lambda p: (
+            SEVERITIES.index(p.severity),
+            ranks[p.kind],
+            p.split,
+            -1 if p.index is None else p.index,
+        ),
     )

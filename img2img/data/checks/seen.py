@@ -32,6 +32,14 @@ ROW = np.dtype(
 )
 
 
+@dataclass(frozen=True)
+class Misfit:
+    """Why the task cannot use a pair, and whether it could with its two images exchanged."""
+
+    reason: str
+    exchanged: bool
+
+
 @dataclass
 class Seen:
     """One split, looked through.
@@ -41,6 +49,8 @@ class Seen:
         name: what to call a pair, by its index.
         table: a row of `ROW` for each pair.
         made: the first images are made from the second, so the two are not compared.
+        misfits: pairs that can be read, but that the task cannot use. Their rows hold what was
+            measured and are not `usable`.
         channels: of the images that the task's source and target take.
         modes: what `mode` counts in.
     """
@@ -51,6 +61,7 @@ class Seen:
     made: bool = False
     channels: Sequence[int] = (3, 3)
     modes: list[str] = field(default_factory=list)
+    misfits: dict[int, Misfit] = field(default_factory=dict)
 
     def problem(
         self, kind: str, index: int, reason: str, twin: tuple[str, int] | None = None
