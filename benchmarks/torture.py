@@ -234,6 +234,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = parser.parse_args(arguments)
     name = "torture" if chosen.mode == "kill" else f"torture-{chosen.mode}"
     check_page(chosen.record, torch.device("cpu"), name)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started in the background, and so would all be that it starts.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     began = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="torture-", dir=chosen.work))
     torture = Torture(work, chosen.steps, chosen.seed)

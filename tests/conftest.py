@@ -1,7 +1,9 @@
 """What several test files share: a registry of the built-in components, and a small folder."""
 
 import os
+import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch: test networks are so small that a second thread only waits, and waiting threads of
@@ -14,6 +16,12 @@ from PIL import Image, ImageDraw
 
 from img2img.plugins import load_plugins
 from img2img.registry import Registry
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes name no test: a profile or an archive holds the second it was made in, and test
+    processes, each of which makes its own, must agree on names."""
+    return f"{argname}_of_{len(val)}" if isinstance(val, bytes) else None
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +41,20 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
             return real(self, address)  # type: ignore[operator]  # a method of the class
 
         monkeypatch.setattr(socket.socket, name, connect)
+
+
+@pytest.fixture(autouse=True)
+def signals_answered() -> Iterator[None]:
+    """Signals are answered in each test, and no test changes how for those that follow it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Whoever starts the tests in the background would have them ignore it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+        signal.signal(number, handler)
+    assert after == before
 
 
 @pytest.fixture

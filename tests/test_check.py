@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from img2img.__main__ import main
+from img2img.cli import main
 from img2img.data.checking import find_problems, look_through
 from img2img.data.checks import duplicates, fingerprints
 from img2img.data.checks.alignment import SIDE, outlines, shift_between

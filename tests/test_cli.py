@@ -941,9 +941,6 @@ def test_infer_interrupted(call, folder, trained, monkeypatch, number):
     for index in range(count):
         save(Path("in", f"{index}.png"), 32, 32, seed=index)
     real = folder_module.write_picture
-    if number == signal.SIGINT:
-        # Whoever is started in the background ignores it, and so would the program.
-        signal.signal(number, signal.default_int_handler)
     before = signal.getsignal(number)
     once = threading.Lock()
 

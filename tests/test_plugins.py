@@ -401,7 +401,7 @@ def test_an_event_that_fails_is_named_once_and_told_no_more():
 def test_hooks_are_documented():
     """Each hook says what each of its arguments is."""
     hooks = [h for name, h in vars(hookspecs).items() if name == "register" or name[:3] == "on_"]
-    assert len(hooks) == 6
+    assert len(hooks) == 7
     for hook in hooks:
         arguments = hook.__code__.co_varnames[: hook.__code__.co_argcount]
         for argument in arguments:

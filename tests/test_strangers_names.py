@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from img2img.__main__ import main
+from img2img.cli import main
 from img2img.data.make_shards import main as make_shards
 from img2img.data.synthetic import draw_landscape
 from img2img.errors import ModelFileError

@@ -9,7 +9,7 @@ import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
@@ -175,7 +175,9 @@ class WriteBehind:
         self._room = Room(weight)
         self._turns = itertools.count()
         self._error: BaseException | None = None
-        self._given: set[Future[None]] = set()
+        self._changed = threading.Condition()
+        self._given = self._busy = 0
+        self._left = False
 
     def submit(self, weight: int, task: Callable[[], None]) -> None:
         """Hand over a task; waits while too much is held.
@@ -186,9 +188,9 @@ class WriteBehind:
         self._count.acquire()
         self._room.enter(next(self._turns), weight)
         self._raise()
-        future = self._pool.submit(self._do, weight, task)
-        self._given.add(future)
-        future.add_done_callback(self._given.discard)
+        with self._changed:
+            self._given += 1
+        self._pool.submit(self._do, weight, task)
 
     def __enter__(self) -> WriteBehind:
         return self
@@ -201,28 +203,37 @@ class WriteBehind:
     ) -> None:
         try:
             if error is None:
-                wait(self._given.copy())
+                with self._changed:
+                    self._changed.wait_for(lambda: not self._given)
         except BaseException as interruption:
             error = interruption
             raise
         finally:
             # What has not begun must not go on behind a caller who was interrupted. Threads are
-            # not joined for that: Python 3.11 takes one whose join was interrupted for ended.
-            self._pool.shutdown(wait=False, cancel_futures=error is not None)
-            wait(self._given.copy())
-            self._pool.shutdown()
+            # not joined for that: one whose start or join was interrupted is lost to its pool.
+            with self._changed:
+                self._left = True
+                self._changed.wait_for(lambda: not self._busy)
+            self._pool.shutdown(cancel_futures=True)
         if error is None:
             self._raise()
 
     def _do(self, weight: int, task: Callable[[], None]) -> None:
+        with self._changed:
+            begins = self._error is None and not self._left
+            self._busy += begins
         try:
-            if self._error is None:
+            if begins:
                 task()
         except BaseException as error:
             self._error = error
         finally:
             self._room.leave(weight)
             self._count.release()
+            with self._changed:
+                self._busy -= begins
+                self._given -= 1
+                self._changed.notify_all()
 
     def _raise(self) -> None:
         if self._error is not None:
