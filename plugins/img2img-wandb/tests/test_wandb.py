@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import struct
+import time
 import subprocess
 import sys
 import warnings
@@ -81,9 +82,17 @@ def records(log):
 
 
 def sessions(run_dir):
-    """The records of each time the run was going, oldest first."""
+    """The records of each time the run was going, oldest first.
+
+    A process of W&B's own writes them, on a busy machine after `finish` has given up waiting.
+    """
     logs = sorted(run_dir.glob("wandb/offline-run-*/*.wandb"), key=lambda p: p.stat().st_mtime)
-    return [records(log) for log in logs]
+    until = time.monotonic() + 60
+    while True:
+        found = [records(log) for log in logs]
+        if all(of_kind(session, "exit") for session in found) or time.monotonic() > until:
+            return found
+        time.sleep(0.2)
 
 
 def history(session):
