@@ -3,9 +3,9 @@
 import importlib.util
 import json
 import struct
-import time
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
