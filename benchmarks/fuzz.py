@@ -160,7 +160,7 @@ def run_target(name: str, start: int, count: int, folder: Path, memory: int) -> 
                 os.close(reading)
                 _work(bench, at, end, writing, memory)
                 status = 0
-            # A fault of the fuzzer's own, which would otherwise look like a case that ends a process.
+            # A fault of the fuzzer's own must not look like a case that ends the process.
             except BaseException:
                 text = traceback.format_exc()[-3000:]
                 os.write(writing, json.dumps({"broken": text}).encode() + b"\n")

@@ -76,7 +76,6 @@ def _header(file: Path) -> str:
             alpha = opened.mode == "P" and "transparency" in opened.info
             return _NAMES.get(opened.mode, "") + " with alpha" * alpha
     # What Pillow does not know was read by something else.
-    # A header that cannot be read, whatever it raises, is no news: decoding it has told of it.
     except Exception:
         return ""
 
