@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from img2img import data, discriminators, generators, losses, methods, tasks
+from img2img import data, discriminators, generators, losses, methods, metrics, tasks
 from img2img.hookspecs import hookimpl
 from img2img.registry import Registry
 
@@ -47,3 +47,7 @@ def register(registry: Registry) -> None:
     registry.source("synthetic", data.Synthetic)
 
     registry.method("pix2pix", methods.Pix2Pix)
+
+    registry.metric("l1", metrics.L1)
+    registry.metric("psnr", metrics.PSNR)
+    registry.metric("ssim", metrics.SSIM)

@@ -93,6 +93,7 @@ KINDS: dict[str, Kind] = {
             ),
             called=("step",),
         ),
+        Kind("metric", optional=frozenset({"classes"}), called=("update", "compute")),
     )
 }
 

@@ -103,6 +103,10 @@ class ImageError(Img2ImgError):
         return (ImageError, (self.path, self.reason, self.kind))
 
 
+class MetricError(Img2ImgError):
+    """A score cannot be computed here; the text says why, and what to do."""
+
+
 class Interrupted(Img2ImgError):
     """Stopped by SIGINT or SIGTERM after the state was saved."""
 

@@ -54,6 +54,13 @@ class Registry:
         """Register what one training step does; see `img2img.methods.Method`."""
         self._add("method", name, factory)
 
+    def metric(self, name: str, factory: Factory) -> None:
+        """Register a metric; see `img2img.metrics.Metric`.
+
+        The factory takes `classes`, how many there are where it is given classes, if it names it.
+        """
+        self._add("metric", name, factory)
+
     def names(self, kind: str) -> list[str]:
         """Names registered for a kind, sorted."""
         return sorted(name for of, name in self._components if of == kind)

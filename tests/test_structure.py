@@ -19,7 +19,7 @@ LAYERS = (
     ("errors", "files", "hookspecs", "hub", "layers", "names", "picture", "signals", "tensor_file"),
     ("backbones",),
     ("download",),
-    ("tasks", "data", "generators", "discriminators", "losses"),
+    ("tasks", "data", "generators", "discriminators", "losses", "metrics"),
     ("methods",),
     ("component", "document", "presets"),
     ("registry",),
@@ -41,7 +41,7 @@ LAYERS = (
     ("__main__",),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-COMPONENTS = ("tasks", "data", "generators", "discriminators", "losses", "methods")
+COMPONENTS = ("tasks", "data", "generators", "discriminators", "losses", "methods", "metrics")
 # What components may use of ours, besides each other.
 FOUNDATIONS = ("errors", "files", "hub", "layers", "names", "picture", "backbones")
 

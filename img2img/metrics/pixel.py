@@ -1,0 +1,91 @@
+"""Metrics that compare pixels at the same place."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from img2img.errors import MetricError
+
+# Pixels; a smaller image has no SSIM.
+SSIM_WINDOW = 11
+
+
+class MeanOverImages:
+    """A metric that each image has for itself; over a set it is the mean.
+
+    Subclasses have `name`, `higher_is_better`, and `of_each(output, target)`, (B,).
+    """
+
+    name: ClassVar[str]
+    higher_is_better: ClassVar[bool]
+    of: Literal["images", "classes"] = "images"
+
+    def __init__(self) -> None:
+        self.scores = {self.name: self.higher_is_better}
+        self._total, self._count = 0.0, 0
+
+    def of_each(self, output: Tensor, target: Tensor) -> Tensor:
+        """The score of each image, (B,)."""
+        raise NotImplementedError
+
+    def update(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
+        values = self.of_each(output, target).double()
+        self._total += float(values.sum())
+        self._count += len(values)
+        return {self.name: values}
+
+    def compute(self) -> dict[str, float]:
+        if not self._count:
+            raise MetricError("there were no images")
+        return {self.name: self._total / self._count}
+
+
+class L1(MeanOverImages):
+    """Mean absolute difference of images in [0, 1]."""
+
+    name, higher_is_better = "l1", False
+
+    def of_each(self, output: Tensor, target: Tensor) -> Tensor:
+        return (output - target).abs().mean(dim=(1, 2, 3))
+
+
+class PSNR(MeanOverImages):
+    """Peak signal-to-noise ratio of each image in dB, at most 100, through torchmetrics."""
+
+    name, higher_is_better = "psnr", True
+
+    def of_each(self, output: Tensor, target: Tensor) -> Tensor:
+        # Here, because importing it takes longer than many a small run has patience for.
+        from torchmetrics.functional.image import peak_signal_noise_ratio
+
+        values = peak_signal_noise_ratio(
+            output, target, data_range=1.0, reduction="none", dim=(1, 2, 3)
+        )
+        # Two equal images have no finite PSNR; 8 bits cannot show more than this.
+        return values.clamp(max=100.0)
+
+
+class SSIM(MeanOverImages):
+    """Structural similarity with an 11-pixel Gaussian window, through torchmetrics.
+
+    Source: Wang et al. 2004, "Image quality assessment". Raises MetricError for smaller images.
+    """
+
+    name, higher_is_better = "ssim", True
+
+    def of_each(self, output: Tensor, target: Tensor) -> Tensor:
+        from torchmetrics.functional.image import structural_similarity_index_measure
+
+        if min(output.shape[-2:]) < SSIM_WINDOW:
+            raise MetricError(
+                f"images of {output.shape[-1]} x {output.shape[-2]} pixels have no SSIM, whose "
+                f"window is {SSIM_WINDOW} pixels wide"
+            )
+        values = structural_similarity_index_measure(
+            output, target, data_range=1.0, reduction="none"
+        )
+        assert isinstance(values, torch.Tensor)
+        return values
