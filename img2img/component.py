@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, get_type_hints
 
 import pydantic
@@ -156,6 +157,13 @@ def describe(kind: Kind, name: str, factory: Factory, origin: str) -> Component:
         PluginError: the signature is none that a recipe could fill in.
     """
     label = f"{kind.name} {name!r} from {origin}"
+    _check_sort(factory, label)
+    return _described(kind, name, factory, origin, label)
+
+
+# Registries are built anew wherever one is needed; what a signature says stays the same.
+@lru_cache(maxsize=1024)
+def _described(kind: Kind, name: str, factory: Factory, origin: str, label: str) -> Component:
     settings, takes = _read_signature(kind, factory, label)
     defaults = _plain_defaults(settings, label)
     return Component(
@@ -171,6 +179,11 @@ def describe(kind: Kind, name: str, factory: Factory, origin: str) -> Component:
     )
 
 
+def _check_sort(factory: Factory, label: str) -> None:
+    if not inspect.isclass(factory) and not inspect.isroutine(factory):
+        raise PluginError(f"{label}: a factory must be a class or a function, not {factory!r}")
+
+
 def own_doc(factory: Factory) -> str:
     """A factory's docstring; not the one a class inherits, which would be torch's."""
     return inspect.cleandoc(factory.__doc__ or "")
@@ -179,8 +192,6 @@ def own_doc(factory: Factory) -> str:
 def _read_signature(
     kind: Kind, factory: Factory, label: str
 ) -> tuple[tuple[Setting, ...], frozenset[str]]:
-    if not inspect.isclass(factory) and not inspect.isroutine(factory):
-        raise PluginError(f"{label}: a factory must be a class or a function, not {factory!r}")
     if inspect.isclass(factory):
         missing = [name for name in kind.called if not hasattr(factory, name)]
         if missing:

@@ -1,5 +1,6 @@
 """What several test files share: a registry of the built-in components, and a small folder."""
 
+import gc
 import os
 import signal
 import socket
@@ -22,6 +23,17 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes name no test: a profile or an archive holds the second it was made in, and test
     processes, each of which makes its own, must agree on names."""
     return f"{argname}_of_{len(val)}" if isinstance(val, bytes) else None
+
+
+def pytest_collection_finish() -> None:
+    """What the tests have imported is not looked through at each collection of garbage."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """So that what is left at the end is found."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -163,6 +163,7 @@ def timer(monkeypatch, durations):
     work = StepWork(flops=10**9, update_bytes=0, parameters=1, saved_bytes=1)
     monkeypatch.setattr(StepTimer, "_count", lambda self: work)
     monkeypatch.setattr(StepTimer, "_run", run)
+    monkeypatch.setattr(StepTimer, "_tidy", lambda self: None)
     rates = Hardware("", 1e9, {"float32": 1e9, "bfloat16": 1e9})
     return StepTimer(None, None, CPU, rates, None, lambda text: None), asked
 
@@ -419,6 +420,9 @@ def tiny(tmp_path, pairs_folder, tiny_tables, monkeypatch):
     monkeypatch.chdir(pairs_folder.parent)
     monkeypatch.setattr(hardware, "COPY_BYTES", {"cpu": 2**16})
     monkeypatch.setattr(hardware, "MATRIX_SIDE", {"cpu": 32})
+    # As often as it must, and not for as long as there is time.
+    monkeypatch.setattr(measuring, "HARDWARE_SHARE", 0.0)
+    monkeypatch.setattr(measuring, "LOADING_SHARE", 0.0)
     path = tmp_path / "tiny.toml"
     path.write_text(f"{tiny_tables}steps = 4\nbatch_size = 2\n", encoding="utf-8")
     return path
@@ -430,7 +434,6 @@ def files(folder):
 
 def test_bench(tiny, tmp_path, capsys, monkeypatch):
     # Time enough for every row, however busy the machine, and none spent on waiting for it.
-    monkeypatch.setattr(measuring, "LOADING_SHARE", 0.005)
     monkeypatch.setattr(
         steps, "time_in_turn", lambda several, device, _: time_in_turn(several, device, 0)
     )

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 import warnings
@@ -447,24 +446,46 @@ def no_space(*arguments):
     raise OSError(28, "No space left on device")
 
 
+def torchrun(rank, *arguments):
+    """As `torchrun --standalone --nproc-per-node 2 --max-restarts 1`, but its processes are forked.
+
+    That the program can be started by torchrun itself is seen in test_infer_folder.py.
+    """
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        max_restarts=1,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method="fork",
+    )
+    elastic_launch(config, ended_well)(*arguments)
+
+
+def ended_well(*arguments):
+    """The command; what is left by SystemExit gives its agent no answer."""
+    try:
+        command(None, *arguments)
+    except SystemExit as left:
+        if left.code:
+            raise
+
+
 def test_torchrun_starts_again_what_was_killed(tmp_path, recipe):
     """As an uninterrupted run of two processes, bit for bit."""
     plugin = faulty(recipe, "killed", step=5, every=2)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    torchrun += ["--nproc-per-node", "2", "--max-restarts", "1"]
-    command = ["-m", "img2img", "run", recipe, "--out", tmp_path / "run", "--plugin", plugin]
-    done = subprocess.run(
-        [*torchrun, *map(str, command), "--device", "cpu", "--set", "generator.dropout=0.5"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("process 1 was lost") == 1, done.stderr
-    assert "--resume goes on from step 4" in done.stderr
-    assert done.stderr.count("finished: ") == 1
-    assert "destroy_process_group" not in done.stderr
+    arguments = ("run", recipe, "--out", tmp_path / "run", "--plugin", plugin, "--device", "cpu")
+    arguments += ("--set", "generator.dropout=0.5")
+    started = Started(1, lambda rank: torchrun(rank, *arguments), tmp_path)
+    codes, said = started.codes(120), started.said()
+    assert codes == [0], said
+    assert said.count("process 1 was lost") == 1, said
+    assert "--resume goes on from step 4" in said
+    assert said.count("finished: ") == 1
+    assert "destroy_process_group" not in said
     recipe.write_text(RECIPE.replace("checkpoint_every = 100", "checkpoint_every = 2"))
     together(
         2, partial(train, recipe=recipe, out=tmp_path / "whole", generator__dropout=0.5), tmp_path

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from img2img.engine.directory import RunDirectory
 from img2img.engine.lock import RunLock
 from img2img.errors import Img2ImgError, RequestError
 
+# Seconds, where a fault would wait without end.
+LIMIT_S = 120
 HOLD = """
 import os, sys, time
 from pathlib import Path
@@ -42,6 +45,7 @@ def holder(tmp_path):
             start_new_session=True,
         )
         started.append(process)
+        assert select.select([process.stdout], [], [], LIMIT_S)[0], "it holds nothing yet"
         assert process.stdout.readline() == "held\n"
         return process
 
@@ -50,7 +54,7 @@ def holder(tmp_path):
         # Its children too, some of which outlive it here.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.wait(LIMIT_S)
         process.stdout.close()
 
 
@@ -91,7 +95,7 @@ def test_it_goes_with_its_process(tmp_path, holder, more):
     """Whatever the file says, and though loader workers live on for a while."""
     process = holder(tmp_path, *more)
     process.kill()
-    process.wait()
+    process.wait(LIMIT_S)
     assert str(process.pid) in (tmp_path / ".lock").read_text()
     lock = RunLock(tmp_path)
     assert lock.take()
@@ -181,7 +185,7 @@ def test_an_empty_folder_that_is_held_is_refused(tmp_path, holder, recipe):
 
 def test_two_threads_of_one_process(tmp_path, recipe):
     """Which begin together, where nothing is yet: one trains, the other is refused."""
-    outcomes, start = [], threading.Barrier(2, timeout=120)
+    outcomes, start = [], threading.Barrier(2, timeout=LIMIT_S)
 
     def train():
         start.wait()
@@ -190,11 +194,12 @@ def test_two_threads_of_one_process(tmp_path, recipe):
         except RequestError as error:
             outcomes.append(str(error))
 
-    threads = [threading.Thread(target=train) for _ in range(2)]
+    threads = [threading.Thread(target=train, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(LIMIT_S)
+        assert not thread.is_alive()
     refused = [outcome for outcome in outcomes if isinstance(outcome, str)]
     assert len(outcomes) == 2
     assert len(refused) == 1

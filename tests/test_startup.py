@@ -114,17 +114,6 @@ def test_a_logger_outside_a_run_makes_no_file(tmp_path):
     assert len(list((tmp_path / "tensorboard").iterdir())) == 1
 
 
-def test_the_hub_is_there_for_those_who_want_it():
-    """albumentations is imported without it, and nothing else is."""
-    code = (
-        "import sys, img2img.data.augmentation\n"
-        "assert 'huggingface_hub' not in sys.modules\n"
-        "import huggingface_hub\n"
-        "assert huggingface_hub.HfApi"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
 def test_the_script_measures_runs(tmp_path, monkeypatch, run):
     """`benchmarks/startup.py` on the run's own recipe: its keys, and that the parts add up."""
     import importlib.util

@@ -566,7 +566,7 @@ def test_training_learns_a_simple_mapping(tmp_path, files_recipe):
         generator__depth=2,
         generator__dropout=0.0,
         method__learning_rate=2e-3,
-        train__steps=250,
+        train__steps=120,
         train__schedule="constant",
     )
     scores = finished.validation
