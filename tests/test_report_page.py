@@ -1,71 +1,30 @@
 """The report: complete from whatever files there are, harmless, bounded in size, and drawn."""
 
 import base64
-import functools
 import io
 import itertools
 import json
 import math
 import random
 import re
-import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from run_files import HOSTILE, add_sheets, fill, training_line
 
-from img2img.report.page import MAX_SHEETS, MAX_SHEETS_BYTES, write_report
+from img2img.report.page import write_report
+from img2img.report.pictures import MAX_SHEETS, MAX_SHEETS_BYTES
+from img2img.report.sheet import write_sheet
 
-HOSTILE = "</script><script>document.documentElement.dataset.pwned = 1</script><!--<img src=x>"
 PAGE_WITHOUT_SAMPLES = 200_000  # bytes: the template and four thinned curves
-
-RECIPE = f"""
-name = {json.dumps(HOSTILE)}
-requires = []
-
-[task]
-name = "paired"
-
-[data]
-root = "data/shoes"
-crop_size = 256
-normalise = {{ mean = [0.5, 0.5], mode = "" }}
-
-[[losses]]
-name = "adversarial"
-weight = 1.0
-
-[[losses]]
-name = "l1"
-weight = 100.0
-"""
-ENVIRONMENT = {
-    "img2img": "0.1.0",
-    "plugins": {"img2img-tiny": "0.3"},
-    "parameters": {"generator": 54413955},
-    "nobody_knows": [1, None, HOSTILE],
-}
-
-
-def training_line(step: int, **losses: Any) -> str:
-    record = {"step": step, "epoch": 0, "images": step, "elapsed_s": step / 4, "images_per_s": 4.0}
-    return json.dumps({**record, "losses": losses}) + "\n"
-
-
-def validation_line(step: int, l1: float) -> str:
-    scores = {"l1": l1, "psnr": 17.1, "ssim": 0.7, "l1_source": 0.3, "l1_mean_target": 0.2}
-    return json.dumps({"step": step, "validation": scores}) + "\n"
-
-
-def add_sheets(run_dir: Path, steps: range, size: tuple[int, int] = (60, 44)) -> None:
-    (run_dir / "samples").mkdir(exist_ok=True)
-    for step in steps:
-        sheet = Image.new("RGB", size, "white")
-        ImageDraw.Draw(sheet).rectangle((5, 15, 15 + step % 30, 40), fill=(step % 256, 90, 160))
-        sheet.save(run_dir / "samples" / f"step-{step:08d}.png")
 
 
 def read(report: Path) -> dict[str, Any]:
@@ -78,18 +37,14 @@ def read(report: Path) -> dict[str, Any]:
     return data
 
 
+def opened(picture: dict[str, Any]) -> Image.Image:
+    data = base64.b64decode(picture["src"].removeprefix("data:image/webp;base64,"))
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    (tmp_path / "recipe.toml").write_text(RECIPE, encoding="utf-8")
-    (tmp_path / "environment.json").write_text(json.dumps(ENVIRONMENT), encoding="utf-8")
-    noise = random.Random(0)
-    lines = [
-        training_line(step, adversarial=1 + noise.random(), l1=900 / step, **{HOSTILE: 1.0})
-        for step in range(50, 2001, 50)
-    ]
-    lines += [validation_line(1000, 0.11), validation_line(2000, 0.09)]
-    (tmp_path / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
-    add_sheets(tmp_path, range(500, 2001, 500))
+    fill(tmp_path)
     return tmp_path
 
 
@@ -260,17 +215,156 @@ def test_many_samples_are_thinned_evenly(tmp_path: Path) -> None:
 def test_a_picture_that_does_not_compress_is_made_to_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("img2img.report.page.MAX_SHEETS_BYTES", 20_000)
+    monkeypatch.setattr("img2img.report.pictures.MAX_SHEETS_BYTES", 20_000)
     (tmp_path / "samples").mkdir()
     noise = Image.frombytes("RGB", (300, 400), random.Random(0).randbytes(300 * 400 * 3))
     noise.save(tmp_path / "samples/step-00000001.png")
 
     (sheet,) = read(write_report(tmp_path))["samples"]
 
-    data = base64.b64decode(sheet["src"].removeprefix("data:image/webp;base64,"))
+    data = base64.b64decode(sheet["sheet"]["src"].removeprefix("data:image/webp;base64,"))
     assert len(data) <= 20_000 < MAX_SHEETS_BYTES
-    with Image.open(io.BytesIO(data)) as picture:
-        assert picture.size == (sheet["width"], sheet["height"])
+    assert opened(sheet["sheet"]).size == (sheet["sheet"]["width"], sheet["sheet"]["height"])
+
+
+def smooth(height: int, width: int, phase: float) -> NDArray[np.uint8]:
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / width * 3 + phase + c) + np.cos(y / height * 2 + c) for c in range(3)]
+    return np.stack([wave * 60 + 128 for wave in waves], -1).astype(np.uint8)
+
+
+def rows_at(step: int) -> list[list[NDArray[np.uint8]]]:
+    """A small photo, a map of classes, and a source half as large as its target."""
+    grid = np.zeros((24, 40, 3), np.uint8)
+    grid[::3], grid[:, ::5] = (0, 130, 70), (255, 40, 0)
+    moved = np.roll(grid, step, 1)
+    return [
+        [smooth(32, 32, 0), smooth(32, 32, step), smooth(32, 32, 2)],
+        [smooth(24, 40, 1), moved, grid],
+        [smooth(20, 30, 1), smooth(40, 60, step), smooth(40, 60, 3)],
+    ]
+
+
+def write_sheets(run_dir: Path, steps: Iterable[int]) -> None:
+    (run_dir / "samples").mkdir(exist_ok=True)
+    for step in steps:
+        write_sheet(run_dir / "samples" / f"step-{step:08d}.png", rows_at(step))
+
+
+def difference(one: Image.Image, other: NDArray[np.uint8]) -> float:
+    return float(np.abs(np.asarray(one).astype(float) - other).mean())
+
+
+def test_a_sheet_says_where_its_images_are(tmp_path: Path) -> None:
+    path = tmp_path / "sheet.png"
+    write_sheet(path, rows_at(5))
+
+    with Image.open(path) as sheet:
+        pixels = np.asarray(sheet.convert("RGB"))
+        told = json.loads(sheet.info["img2img cells"])
+    assert told["columns"] == ["source", "output", "target"]
+    assert told["scale"] == 3  # of 60 pixels, up to 192
+    for row, boxes in zip(rows_at(5), told["rows"], strict=True):
+        for image, (left, top, right, bottom) in zip(row, boxes, strict=True):
+            large = np.kron(image, np.ones((3, 3, 1), np.uint8))
+            assert np.array_equal(pixels[top:bottom, left:right], large)
+    for above, below in itertools.pairwise(told["rows"]):
+        assert max(bottom for *_, bottom in above) < min(top for _, top, *_ in below)
+
+
+def test_images_of_sheets_are_taken_apart_and_kept_once(tmp_path: Path) -> None:
+    write_sheets(tmp_path, (0, 1, 2, 3))
+
+    data = read(write_report(tmp_path))
+
+    assert [sample["step"] for sample in data["samples"]] == [0, 1, 2, 3]
+    assert len(data["pairs"]) == 3
+    for (source, _, target), pair in zip(rows_at(0), data["pairs"], strict=True):
+        for image, kept in ((source, pair["source"]), (target, pair["target"])):
+            assert (kept["height"], kept["width"]) == image.shape[:2]
+            assert difference(opened(kept), image) < 3
+    for step, sample in enumerate(data["samples"]):
+        assert set(sample) == {"step", "outputs"}
+        for row, output in zip(rows_at(step), sample["outputs"], strict=True):
+            assert difference(opened(output), row[1]) < 3
+        # Few colours are kept to the last pixel.
+        assert difference(opened(sample["outputs"][1]), rows_at(step)[1][1]) == 0
+
+
+def test_sheets_of_other_samples_are_shown_whole(tmp_path: Path) -> None:
+    write_sheets(tmp_path, (10, 20, 30))
+    samples = tmp_path / "samples"
+    others = [[image[::-1] for image in row] for row in rows_at(0)]
+    write_sheet(samples / "step-00000001.png", others)
+    write_sheet(samples / "step-00000002.png", rows_at(2)[:2])
+    add_sheets(tmp_path, range(3, 4))
+
+    data = read(write_report(tmp_path))
+
+    kinds = {sample["step"]: set(sample) - {"step"} for sample in data["samples"]}
+    whole, apart = {"sheet"}, {"outputs"}
+    assert kinds == {1: whole, 2: whole, 3: whole, 10: apart, 20: apart, 30: apart}
+    with Image.open(samples / "step-00000002.png") as sheet:
+        shown = next(sample for sample in data["samples"] if sample["step"] == 2)["sheet"]
+        assert difference(opened(shown), np.asarray(sheet.convert("RGB"))) < 5
+
+
+GOOD = {"columns": ["source", "output", "target"], "scale": 1, "rows": [[[0, 0, 9, 9]] * 3]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no JSON",
+        "[" * 100_000,
+        "[]",
+        "{}",
+        json.dumps(GOOD | {"rows": []}),
+        json.dumps(GOOD | {"rows": [[[0, 0, 9, 9]] * 2]}),
+        json.dumps(GOOD | {"rows": [[[0, 0, 9, 999]] * 3]}),
+        json.dumps(GOOD | {"rows": [[[0, 0, 61, 9]] * 3]}),
+        json.dumps(GOOD | {"rows": [[[-1, 0, 9, 9]] * 3]}),
+        json.dumps(GOOD | {"rows": [[[5, 0, 5, 9]] * 3]}),
+        json.dumps(GOOD | {"rows": [[[0, 0, 9]] * 3]}),
+        json.dumps(GOOD | {"rows": [[[0, 0, 9, 9]] * 3] * 65}),
+        json.dumps(GOOD | {"rows": 7}),
+        json.dumps(GOOD | {"scale": 0}),
+        json.dumps(GOOD | {"scale": 2}),
+        json.dumps(GOOD | {"scale": 1e999}),
+        json.dumps(GOOD | {"columns": ["a", "b", "c"]}),
+    ],
+    ids=lambda text: text[-40:],
+)
+def test_a_sheet_whose_text_is_not_about_it_is_shown_whole(tmp_path: Path, text: str) -> None:
+    (tmp_path / "samples").mkdir()
+    told = PngInfo()
+    told.add_text("img2img cells", text)
+    Image.new("RGB", (60, 44)).save(tmp_path / "samples/step-00000001.png", pnginfo=told)
+
+    data = read(write_report(tmp_path))
+
+    assert [set(sample) for sample in data["samples"]] == [{"step", "sheet"}]
+    assert data["pairs"] == data["remarks"] == []
+
+
+def test_taken_apart_pictures_keep_within_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("img2img.report.pictures.MAX_SHEETS_BYTES", 30_000)
+    noise = np.random.default_rng(0)
+    (tmp_path / "samples").mkdir()
+    pair = noise.integers(0, 256, (2, 120, 120, 3), dtype=np.uint8)
+    for step in range(1, 5):
+        output = noise.integers(0, 256, (120, 120, 3), dtype=np.uint8)
+        write_sheet(tmp_path / f"samples/step-{step:08}.png", [[pair[0], output, pair[1]]])
+
+    data = read(write_report(tmp_path))
+
+    pictures = [*data["pairs"][0].values(), *(s["outputs"][0] for s in data["samples"])]
+    assert len(pictures) == 6
+    sizes = [len(picture["src"]) * 3 / 4 for picture in pictures]
+    assert sum(sizes) < 30_300
+    assert all(picture["width"] < 120 for picture in pictures)
 
 
 def test_a_report_is_replaced_and_leaves_nothing_else_behind(run_dir: Path) -> None:
@@ -291,114 +385,6 @@ def test_no_torch_is_imported() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-def browse(page: Path, profile: Path, program: str = "") -> tuple[str, str]:
-    """The page as headless Chromium leaves it, and its console: errors and refused requests."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("no chromium on PATH to draw the page with")
-    # In a block, so that the names of the program do not meet those of the page.
-    page.write_text(f"{page.read_text('utf-8')}<script>{{{program}}}</script>", encoding="utf-8")
-    command = [
-        *(chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic"),
-        *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
-        *("--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND", "--window-size=1000,1000"),
-        *("--enable-logging=stderr", f"--user-data-dir={profile}"),
-        *("--dump-dom", page.as_uri()),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
-    return done.stdout, console
-
-
-def test_a_browser_draws_it_offline_and_without_errors(
-    run_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    # Also use it: go back twice, by button and by key, and point at the middle of the first chart.
-    program = """
-        document.querySelector("button").click();
-        document.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowLeft"}));
-        const graph = document.querySelector("svg"), box = graph.getBoundingClientRect();
-        graph.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + box.width / 2}));
-    """
-    count = functools.partial(re.findall, flags=re.DOTALL)
-
-    dom, console = browse(write_report(run_dir), tmp_path_factory.mktemp("profile"), program)
-
-    assert 'data-state="ready"' in dom
-    assert "data-pwned" not in dom.partition("<head")[0]
-    assert console == ""  # a request would be refused, and the refusal would stand here
-    assert len(count(r'<path class="raw" d="M[^"]{100,}"', dom)) == 3
-    assert len(count(r'<path class="smooth" d="M[^"]{100,}"', dom)) == 3
-    assert len(count(r'<path class="scores" d="M[^"]+L[^"]+"', dom)) == 3
-    assert "NaN" not in "".join(count(r"<svg.*?</svg>", dom))
-    assert "mean training target 0.2000</text>" in dom
-    assert "The model is better than both." in dom
-    assert len(count(r'<img class="sheet"[^>]+src="data:image/webp;base64,', dom)) == 1
-    assert "Step 1,000 (2 of 4)" in dom
-    assert len(count(r'<circle class="dot" r="4.5"', dom)) == 6
-    assert re.search(r"step (9|10)\d\d|step 1,0\d\d: [\d.]+, smoothed", dom)
-
-
-@pytest.mark.parametrize("request_", ["new Image().src = url", "fetch(url).catch(() => 0)"])
-def test_a_browser_refuses_every_request_of_the_page(
-    request_: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    program = f"const url = 'http://192.0.2.1/'; {request_};"
-
-    _, console = browse(write_report(tmp_path), tmp_path_factory.mktemp("profile"), program)
-
-    assert "Content Security Policy" in console
-
-
-def test_a_browser_draws_a_run_that_has_barely_begun(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    (tmp_path / "metrics.jsonl").write_text(
-        training_line(1, l1=math.nan, adversarial=0.7) + validation_line(1, 0.4), encoding="utf-8"
-    )
-
-    dom, console = browse(write_report(tmp_path), tmp_path_factory.mktemp("profile"))
-
-    assert 'data-state="ready"' in dom
-    assert console == ""
-    assert "1 logged value is not a finite number, first at step 1." in dom
-    assert '<table class="scores"' in dom
-    assert "The model is no better than either." in dom
-    assert "NaN" not in dom.partition("<main")[2].partition("</main>")[0]
-    assert "No samples were written yet." in dom
-
-
-def test_a_browser_judges_classes_by_their_accuracy(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    line = {"step": 5, "validation": {"accuracy": 0.54, "accuracy_most_frequent": 0.39}}
-    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
-
-    dom, console = browse(write_report(tmp_path), tmp_path_factory.mktemp("profile"))
-
-    assert console == ""
-    assert dom.count("Validation accuracy") == 1
-    assert "most frequent class scores 0.3900. The model is better than that." in dom
-    assert re.findall(r'<th scope="col">([^<]+)', dom) == [
-        "Score",
-        "Step",
-        "Model",
-        "Most frequent class",
-    ]
-
-
-def test_a_browser_names_the_baseline_that_is_not_beaten(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    line = validation_line(1, 0.25)
-    (tmp_path / "metrics.jsonl").write_text(line, encoding="utf-8")
-
-    dom, _ = browse(write_report(tmp_path), tmp_path_factory.mktemp("profile"))
-
-    answer = "handing back the source, but not than always answering with the mean training target"
-    assert f"The model is better than {answer}." in dom
-
-
 def test_of_ten_thousand_samples_few_are_read(tmp_path: Path) -> None:
     """It is written at every checkpoint, so it must not take longer the longer a run is."""
     add_sheets(tmp_path, range(1, 2))
@@ -413,7 +399,7 @@ def test_of_ten_thousand_samples_few_are_read(tmp_path: Path) -> None:
         return actual(path, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("img2img.report.page.Image.open", counted)
+        patch.setattr("img2img.report.pictures.Image.open", counted)
         data = read(write_report(tmp_path))
     assert len(opened) == len(data["samples"]) == MAX_SHEETS
     assert (data["samples"][0]["step"], data["samples"][-1]["step"]) == (1, 10_000)

@@ -1,0 +1,96 @@
+// ---- Scores and their baselines
+// Maps, not objects: a score may be called "constructor".
+const METRICS = new Map(Object.entries({
+  l1: ["L1", "lower"], psnr: ["PSNR, dB", "higher"], ssim: ["SSIM", "higher"], ms_ssim: ["MS-SSIM", "higher"], lpips: ["LPIPS", "lower"], fid: ["FID", "lower"], kid: ["KID", "lower"],
+  lab_histogram_l: ["Lab histogram, L", "higher"], lab_histogram_a: ["Lab histogram, a", "higher"], lab_histogram_b: ["Lab histogram, b", "higher"],
+  accuracy: ["accuracy", "higher"], pixel_accuracy: ["per-pixel accuracy", "higher"], class_accuracy: ["per-class accuracy", "higher"], class_iou: ["class IoU", "higher"],
+}));
+const BASELINES = [["_source", "source handed back", "handing back the source"],
+  ["_mean_target", "mean training target", "always answering with the mean training target"],
+  ["_most_frequent", "most frequent class", "always answering with the most frequent class"]];
+const scoreSeries = new Map(run.validation.map((s) => [s.name, s]));
+const final = (s) => s.values[s.values.length - 1];
+const isBaseline = (name) => BASELINES.some(([end]) => name.endsWith(end) && scoreSeries.has(name.slice(0, -end.length)));
+const scores = run.validation.filter((s) => !isBaseline(s.name)).map((s) => ({
+  ...s, scores: true, smoothed: [], title: (METRICS.get(s.name) || [s.name])[0], better: (METRICS.get(s.name) || [])[1],
+  baselines: BASELINES.filter(([end]) => scoreSeries.has(s.name + end))
+    .map(([end, name, words]) => ({ name, words, value: final(scoreSeries.get(s.name + end)) })).filter((b) => b.value !== null),
+}));
+const setting = (table, name) => run.recipe.filter((g) => g.table === table).flatMap((g) => g.rows).filter(([key]) => key === name).map(([, value]) => value)[0];
+const keptBy = setting("train", "best_by");
+for (const s of scores) {
+  const finite = s.values.filter((v) => v !== null);
+  if (!s.better || !finite.length || s.steps.length < 2) continue;
+  s.best = s.values.indexOf(s.better === "lower" ? Math.min(...finite) : Math.max(...finite));
+  s.summary = `${s.better[0].toUpperCase()}${s.better.slice(1)} is better. Best: ${number(s.values[s.best])} at step ${count(s.steps[s.best])}${s.name === keptBy ? ", kept as best.safetensors" : ""}.`;
+}
+// At the top stand a few; all are in the table.
+const chief = scores.length > 4 ? scores.filter((s, i) => i < 3 || s.name === keptBy) : scores;
+function verdict({ title, better, baselines, ...s }) {
+  const value = final(s), beaten = baselines.filter((b) => better === "higher" ? value > b.value : value < b.value);
+  if (value === null || !baselines.length) return "";
+  const meanings = { l1: ", the mean absolute difference between images in [0, 1],", accuracy: ", the share of pixels given their class," };
+  const meaning = Object.hasOwn(meanings, s.name) ? meanings[s.name] : "";
+  const others = baselines.map((b) => `${b.words} scores ${number(b.value)}`).join(", ");
+  const result = beaten.length === baselines.length ? `better than ${beaten.length > 1 ? "both" : "that"}`
+    : beaten.length ? `better than ${beaten[0].words}, but not than ${baselines.find((b) => !beaten.includes(b)).words}` : `no better than ${baselines.length > 1 ? "either" : "that"}`;
+  return `On the validation pairs, ${title}${meaning} is ${number(value)} (${better || "lower"} is better). For comparison: ${others}. The model is ${result}.`;
+}
+
+// ---- The page, top to bottom
+const { step, images, elapsed_s: elapsed, images_per_s: speed } = run.progress;
+document.title = run.name;
+root.dataset.state = "drawing";
+const facts = run.recipe.flatMap((g) => g.rows.filter(([key]) => key === "name" && g.table).map(([, value]) => `${g.table} ${value}`));
+const figures = [];
+const figure = (name, value, unit = "") => figures.push(el("div", {}, el("dt", {}, name), el("dd", {}, el("span", { class: "value" }, value), el("span", { class: "unit" }, unit))));
+if (step !== undefined) figure("Steps", count(step), images ? `${count(images)} images` : "");
+if (elapsed !== undefined) figure("Training time", duration(elapsed));
+if (speed) figure("Speed", speed < 1000 ? speed.toPrecision(3) : count(speed), "images/s, median");
+for (const s of chief) figure(`Validation ${s.title}`, final(s) === null ? "not finite" : number(final(s)),
+  (s.better ? `${s.better} is better` : "") + (s.steps[s.steps.length - 1] < step ? `, at step ${count(s.steps[s.steps.length - 1])}` : ""));
+document.getElementById("header").append(el("h1", {}, run.name), el("p", { class: "muted" }, facts.join(" · ")),
+  el("dl", { class: "figures" }, ...figures), ...chief.map((s) => el("p", {}, verdict(s))).filter((p) => p.textContent),
+  ...run.remarks.map((text) => el("p", { class: "small warn" }, text)));
+
+const howToZoom = [el("span", { class: "hint mouse" }, "Drag across a chart to zoom in (or Ctrl and the wheel); a double click shows the whole run. "), el("span", { class: "hint touch" }, "Two fingers zoom; a double tap shows the whole run. "), el("span", { class: "hint" }, "All charts follow.")];
+const losses = run.losses.map((s) => ({ ...s, title: s.name }));
+section("Losses", ...(losses.length ? [
+  el("p", { class: "small muted" }, losses.some((s) => s.smoothed.length) ? "Thin: values as logged. Thick: centred moving average. " : "", ...howToZoom),
+  ...chartPanel(losses, { name: "Losses", one: true })] : [el("p", { class: "muted" }, "No losses were logged yet.")]));
+
+// Columns for the baselines that some score has, and for the best where there was a choice.
+const compared = BASELINES.filter(([, name]) => scores.some((s) => s.baselines.some((b) => b.name === name)));
+const anyBest = scores.some((s) => s.best !== undefined);
+const at = (v, step) => [number(v), el("span", { class: "small muted" }, ` at step ${count(step)}`)];
+const scoreCells = (s) => [
+  [s.title, ...(s.better ? [el("span", { class: "small muted" }, ` ${s.better} is better`)] : [])], at(final(s), s.steps[s.steps.length - 1]),
+  ...(anyBest ? [s.best === undefined ? ["–"] : at(s.values[s.best], s.steps[s.best])] : []),
+  ...compared.map(([, name]) => { const b = s.baselines.find((b) => b.name === name); return [b ? number(b.value) : "–"]; })];
+const curves = scores.filter((s) => s.steps.length > 1);
+section("Validation", ...(curves.length ? chartPanel(curves, { name: "Validation scores" }) : []),
+  ...(scores.length ? [el("table", { class: "scores" },
+    el("tr", {}, ...["Score", "Model", ...(anyBest ? ["Best"] : []), ...compared.map(([, name]) => name[0].toUpperCase() + name.slice(1))].map((t) => el("th", { scope: "col" }, t))),
+    ...scores.map((s) => el("tr", {}, ...scoreCells(s).map((parts, i) => el(i ? "td" : "th", i ? {} : { scope: "row" }, ...parts)))))]
+    : [el("p", { class: "muted" }, "No validation scores were logged yet.")]));
+
+section("Samples", ...(run.samples.length ? [
+  el("p", { class: "small muted" }, run.samples_found > run.samples.length ? `${run.samples.length} of ${count(run.samples_found)} sheets, evenly chosen; all are in samples/. ` : "",
+    run.pairs.length ? "" : "Each row: source, output, target. ",
+    el("span", { class: "hint mouse" }, run.samples.length > 1 ? "The arrow keys step through them. " : ""), el("span", { class: "hint" }, run.pairs.length ? "Lay one image over the other and drag the divider." : "")), ...samplesView()]
+  : [el("p", { class: "muted" }, "No samples were written yet.")]));
+
+const group = (title, rows) => el("div", { class: "group" }, ...(title ? [el("h3", {}, title)] : []),
+  el("table", {}, ...rows.map(([key, value]) => el("tr", {}, el("th", { scope: "row" }, key), el("td", {}, value)))));
+const tables = run.recipe.filter((g) => g.rows.length);
+section("Settings", tables.length ? el("div", { class: "columns" }, ...tables.map((g) => group(g.table || "run", g.rows)))
+  : el("p", { class: "muted" }, "There is no readable recipe.toml in this run directory."));
+section("Environment", run.environment.length ? el("div", { class: "columns" }, group("", run.environment))
+  : el("p", { class: "muted" }, "There is no readable environment.json in this run directory."));
+
+panels.forEach((p) => p.draw());  // now that they are in the page and have a width
+// On paper the columns are as wide as this; the browser tells a script no width before it prints.
+window.addEventListener("beforeprint", () => panels.forEach((p) => p.draw(370)));
+window.addEventListener("afterprint", () => panels.forEach((p) => p.draw()));
+window.addEventListener("resize", redraw);
+if (root.dataset.state !== "failed") root.dataset.state = "ready";
