@@ -15,7 +15,6 @@ from img2img.component import KINDS
 from img2img.document import KeyPath
 
 Precision = Literal["auto", "float32", "bfloat16"]
-Score = Literal["l1", "psnr", "ssim", "accuracy"]
 # Pixels; far beyond any image, so a mistyped size is a mistake and not an allocation.
 LARGEST = 65536
 
@@ -70,7 +69,7 @@ class TrainSettings(_Table):
     sample_every: int = Field(1000, ge=1)
     sample_count: int = Field(4, ge=1, le=64)
     validate_every: int | None = Field(None, ge=0)
-    best_by: Score | None = None
+    best_by: str | None = None
     checkpoint_every: int = Field(5000, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
 
@@ -80,6 +79,15 @@ class InferenceSettings(_Table):
 
     statistics: Literal["image", "running"] = "image"
     dropout: bool = True
+
+
+class CompareSettings(_Table):
+    """`[compare]`: what `img2img compare` makes of the recipe; a run has no use for it."""
+
+    seeds: int = Field(3, ge=1, le=1000)
+    metrics: tuple[str, ...] = ()
+    judge: str | None = None
+    vary: dict[str, tuple[Any, ...]] = {}
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,7 @@ class LossChoice(Choice):
 class Recipe:
     """A whole, valid recipe: defaults filled in, every name known to the registry.
 
+    Without `metrics`, validation computes those that suit the task.
     `where` gives file and line of a key, for what only shows when components are built.
     """
 
@@ -116,12 +125,17 @@ class Recipe:
     discriminator: Choice | None
     conditional: bool
     losses: tuple[LossChoice, ...]
+    metrics: tuple[Choice, ...]
     train: TrainSettings
     inference: InferenceSettings
+    compare: CompareSettings = field(compare=False, repr=False)
     where: Callable[[KeyPath], str] = field(compare=False, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as plain values in the shape of its file; what is not set is left out."""
+        """The recipe as plain values in the shape of its file; what is not set is left out.
+
+        So is `[compare]`, which is about more than one run.
+        """
         tables: dict[str, Any] = {"name": self.name}
         if self.description:
             tables["description"] = self.description
@@ -146,6 +160,8 @@ class Recipe:
         tables["losses"] = [
             {"name": loss.name, "weight": loss.weight, **loss.settings} for loss in self.losses
         ]
+        if self.metrics:
+            tables["metrics"] = [{"name": m.name, **m.settings} for m in self.metrics]
         tables["train"] = self.train.model_dump()
         tables["inference"] = self.inference.model_dump()
         plain: dict[str, Any] = to_jsonable_python(_without_none(tables))
@@ -159,6 +175,8 @@ class Recipe:
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_without_none(inner) for inner in value]
     return value
 
 

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import re
-from collections.abc import Sequence
-from contextlib import suppress
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from img2img.component import Component
-from img2img.document import Document, KeyPath
+from img2img.document import Document
 from img2img.errors import RecipeError
-from img2img.presets import Preset, preset_names, preset_values
+from img2img.presets import Preset, preset_names
 from img2img.recipe import (
     LARGEST,
     Choice,
+    CompareSettings,
     DataSettings,
     InferenceSettings,
     LossChoice,
     Recipe,
     TrainSettings,
 )
+from img2img.recipe_tables import TableReader
 from img2img.registry import Registry, suggest
-from img2img.table import TableModel, check_table, dotted, shown
+from img2img.table import dotted, shown
 
 
 def load_recipe(path: Path, registry: Registry, overrides: Sequence[str] = ()) -> Recipe:
@@ -48,19 +46,21 @@ def parse_recipe(document: Document, registry: Registry, overrides: Sequence[str
     return _Parser(document, registry).recipe()
 
 
-class _Parser:
-    """Walks a document table by table and collects problems instead of stopping at the first."""
-
-    def __init__(self, document: Document, registry: Registry) -> None:
-        self.document = document
-        self.registry = registry
-        self.problems: list[str] = []
-        self.data = document.data
-        self.preset: Preset | None = None
+class _Parser(TableReader):
+    """Puts a recipe together, table by table."""
 
     def recipe(self) -> Recipe:
-        tables = ("task", "method", "data", "generator", "discriminator", "losses", "train")
-        known = ("name", "description", "preset", "requires", *tables, "inference")
+        tables = ("task", "method", "data", "generator", "discriminator", "losses", "metrics")
+        known = (
+            "name",
+            "description",
+            "preset",
+            "requires",
+            *tables,
+            "train",
+            "inference",
+            "compare",
+        )
         for key in self.data:
             if key not in known:
                 self.problem((key,), f"{key} is not part of a recipe{suggest(key, known)}")
@@ -74,38 +74,26 @@ class _Parser:
             "description": description,
             "preset": self.preset or "",
             "requires": requires,
-            "task": self._choice("task", "paired"),
-            "method": self._choice("method", "pix2pix"),
+            "task": self.choice("task", "paired"),
+            "method": self.choice("method", "pix2pix"),
             "data": data,
             "source": source,
-            "generator": self._choice("generator", "unet"),
+            "generator": self.choice("generator", "unet"),
             "discriminator": discriminator,
             "conditional": conditional,
             "losses": self._losses(),
+            "metrics": self._metrics(),
             "train": self._train(),
-            "inference": self._table(
+            "inference": self.settings_table(
                 InferenceSettings,
                 "inference",
-                {**self._of_preset("inference"), **self.table("inference")},
+                {**self.of_preset("inference"), **self.table("inference")},
             ),
+            "compare": self._compare(),
         }
         if self.problems:
             raise RecipeError(sorted(self.problems, key=_line_of))
         return Recipe(**parts, where=self.document.where)
-
-    def problem(self, path: KeyPath, message: str) -> None:
-        self.problems.append(f"{self.document.where(path)}: {message}")
-
-    def is_table(self, key: str) -> bool:
-        """Whether it is one, or left out; if not, what it lacks is not worth a message."""
-        return isinstance(self.data.get(key, {}), dict)
-
-    def table(self, key: str) -> dict[str, Any]:
-        value = self.data.get(key, {})
-        if isinstance(value, dict):
-            return value
-        self.problem((key,), f"{key} should be a table, [{key}], not {shown(value)}")
-        return {}
 
     def _text(self, key: str, *, required: bool = False) -> str:
         value = self.data.get(key, "")
@@ -129,10 +117,6 @@ class _Parser:
             return None
         return name
 
-    def _of_preset(self, table: str) -> dict[str, Any]:
-        """What the recipe's preset, if it names one, has for a table."""
-        return {} if self.preset is None else preset_values(self.preset, table)
-
     def _requires(self) -> tuple[str, ...]:
         value = self.data.get("requires", [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
@@ -143,98 +127,6 @@ class _Parser:
                 self.problem(("requires", i), problem)
         return tuple(value)
 
-    def _component(self, kind: str, name: Any, path: KeyPath) -> Component | None:
-        if name is None:
-            self.problem(path, f"{dotted(path)} is missing: which {kind}")
-            return None
-        if not isinstance(name, str):
-            self.problem(path, f"{dotted(path)} should be the name of a {kind}, not {shown(name)}")
-            return None
-        try:
-            return self.registry.get(kind, name)
-        except KeyError as error:
-            self.problem(path, f"{dotted(path)}: {error.args[0]}")
-            return None
-
-    def _choice(self, key: str, default: str) -> Choice | None:
-        table = dict(self.table(key))
-        name = table.pop("name", default)
-        component = self._component(key, name, (key, "name"))
-        if component is None:
-            return None
-        return Choice(name, self._settings(component, table, (key,)))
-
-    def _settings(
-        self, component: Component, table: dict[str, Any], path: KeyPath, shared: Sequence[str] = ()
-    ) -> dict[str, Any]:
-        """Settings of a component, validated and completed; `shared` are the table's other keys."""
-        what = f"a setting of {component.name!r}"
-        if path == ("data",):
-            what = f"a key of [data] with the source {component.name!r}"
-        own = {s.name for s in component.settings}
-        preset = {k: v for k, v in self._of_preset(str(path[0])).items() if k in own}
-        # Defaults take the same way, so that a run from its recipe.toml gets the very same values.
-        full = {**component.defaults, **preset, **table}
-        what += self._left_behind(component, path, table.keys() - own - set(shared))
-        model = self._checked(component.model, path, full, what, shared)
-        return {} if model is None else {s.name: getattr(model, s.name) for s in component.settings}
-
-    def _left_behind(self, component: Component, path: KeyPath, extra: set[str]) -> str:
-        """A remark on settings of the file's component, where --set names another."""
-        in_data = path == ("data",)
-        named = self.document.where((*path, "source" if in_data else "name"))
-        kept = [key for key in extra if not self.document.where((*path, key)).startswith("--set")]
-        if not kept or not named.startswith("--set"):
-            return ""
-        if in_data:
-            return " (the file's belong to its own source; take them out of the file)"
-        table: Any = self.data
-        for key in path:
-            table = table[key]
-        # What belongs to the table and not to the component should stay.
-        stays = {key: table[key] for key in ("conditional", "weight") if key in table}
-        values = {"name": component.name, **stays}
-        text = ", ".join(f"{key}={json.dumps(value)}" for key, value in values.items())
-        return (
-            f" (the file's belong to another; --set '{dotted(path)}={{{text}}}' replaces its whole "
-            f"table)"
-        )
-
-    def _table(self, model: type[TableModel], key: str, table: dict[str, Any]) -> TableModel | None:
-        return self._checked(model, (key,), table, f"a key of [{key}]")
-
-    def _checked(
-        self,
-        model: type[TableModel],
-        path: KeyPath,
-        table: dict[str, Any],
-        what: str,
-        shared: Sequence[str] = (),
-    ) -> TableModel | None:
-        found, mistakes = check_table(model, path, table, what, shared, self._homes)
-        for where, message in mistakes:
-            self.problem(where, message)
-        return found
-
-    @cached_property
-    def _homes(self) -> dict[str, str]:
-        """Where keys belong that stand in another table by mistake, such as a learning rate."""
-        homes: dict[str, str] = {}
-        for kind, usual in (("generator", "unet"), ("method", "pix2pix")):
-            table = self.data.get(kind)
-            name = table.get("name", usual) if isinstance(table, dict) else usual
-            with suppress(KeyError, TypeError):
-                settings = self.registry.get(kind, name).settings
-                homes |= {setting.name: f"{kind}.{setting.name}" for setting in settings}
-        tables = (
-            ("train", TrainSettings),
-            ("inference", InferenceSettings),
-            ("data", DataSettings),
-        )
-        for key, model in tables:
-            homes |= {field: f"{key}.{field}" for field in model.model_fields}
-        return homes
-
     def _data(self) -> tuple[DataSettings | None, Choice | None]:
         table = dict(self.table("data"))
         shared = set(DataSettings.model_fields)
@@ -242,13 +134,13 @@ class _Parser:
         name = table.get("source", "side_by_side")
         # Under its own name the source is looked up below, which says more.
         table["source"] = str(name)
-        settings = self._table(
+        settings = self.settings_table(
             DataSettings, "data", {key: table[key] for key in table if key in shared}
         )
-        component = self._component("source", name, ("data", "source"))
+        component = self.component("source", name, ("data", "source"))
         if component is None:
             return None, None
-        source = Choice(name, self._settings(component, own, ("data",), sorted(shared)))
+        source = Choice(name, self.settings(component, own, ("data",), sorted(shared)))
         if settings is None:
             return None, source
         if settings.root is None and "root" in component.takes and self.is_table("data"):
@@ -292,7 +184,7 @@ class _Parser:
         if self.data.get("discriminator", False) is False:
             return None, True
         table = dict(self.table("discriminator"))
-        usual = self._of_preset("discriminator").get("conditional", True)
+        usual = self.of_preset("discriminator").get("conditional", True)
         conditional = table.pop("conditional", usual)
         if not isinstance(conditional, bool):
             self.problem(
@@ -300,53 +192,62 @@ class _Parser:
                 f"discriminator.conditional should be true or false, not {shown(conditional)}",
             )
         name = table.pop("name", "patchgan70")
-        component = self._component("discriminator", name, ("discriminator", "name"))
+        component = self.component("discriminator", name, ("discriminator", "name"))
         if component is None:
             return None, True
-        settings = self._settings(component, table, ("discriminator",), ["conditional"])
+        settings = self.settings(component, table, ("discriminator",), ["conditional"])
         return Choice(name, settings), bool(conditional)
 
     def _losses(self) -> tuple[LossChoice, ...]:
-        entries = self.data.get("losses", [])
-        if not isinstance(entries, list):
-            self.problem(
-                ("losses",), "losses should be a list: write [[losses]], in double brackets"
-            )
-            return ()
-        if not entries:
+        if self.data.get("losses", []) == []:
             self.problem(
                 ("losses",), 'losses is missing: add [[losses]] with, for example, name = "l1"'
             )
-            return ()
         chosen = []
-        for i, entry in enumerate(entries):
-            path: KeyPath = ("losses", i)
-            if not isinstance(entry, dict):
-                self.problem(path, f"losses.{i} should be a table with a name, not {shown(entry)}")
-                continue
-            table = dict(entry)
+        for path, table in self.entries("losses"):
             weight = table.pop("weight", 1.0)
             number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
             if not number or not 0 <= weight < float("inf"):
                 self.problem(
                     (*path, "weight"),
-                    f"losses.{i}.weight should be a number, 0 or more, not {shown(weight)}",
+                    f"{dotted(path)}.weight should be a number, 0 or more, not {shown(weight)}",
                 )
                 weight = 1.0
             name = table.pop("name", None)
-            component = self._component("loss", name, (*path, "name"))
+            component = self.component("loss", name, (*path, "name"))
             if component is not None:
-                settings = self._settings(component, table, path, ["weight"])
+                settings = self.settings(component, table, path, ["weight"])
                 chosen.append(LossChoice(name, settings, float(weight)))
+        return tuple(chosen)
+
+    def _compare(self) -> CompareSettings | None:
+        table = dict(self.table("compare"))
+        if isinstance(table.get("vary"), dict):
+            # generator.name = [...] is a table in a table unless its key stands in quotes.
+            table["vary"] = dict(_leaves(table["vary"]))
+        return self.settings_table(CompareSettings, "compare", table)
+
+    def _metrics(self) -> tuple[Choice, ...]:
+        chosen: list[Choice] = []
+        for path, table in self.entries("metrics"):
+            name = table.pop("name", None)
+            component = self.component("metric", name, (*path, "name"))
+            if component is None:
+                continue
+            if any(name == other.name for other in chosen):
+                self.problem(
+                    (*path, "name"), f"{dotted(path)}: {name!r} is there already; keep one"
+                )
+            chosen.append(Choice(name, self.settings(component, table, path)))
         return tuple(chosen)
 
     def _train(self) -> TrainSettings | None:
         table = self.table("train")
-        usual = self._of_preset("train")
+        usual = self.of_preset("train")
         if table.get("schedule", usual.get("schedule")) != usual.get("schedule"):
             # It is about the preset's own schedule.
             usual.pop("decay_from", None)
-        settings = self._table(TrainSettings, "train", {**usual, **table})
+        settings = self.settings_table(TrainSettings, "train", {**usual, **table})
         if "epochs" in table and "steps" in table:
             self.problem(("train", "steps"), "train has both epochs and steps; keep one of them")
         elif "epochs" not in table and "steps" not in table and self.is_table("train"):
@@ -383,6 +284,15 @@ def _unmet(requirement: str) -> str | None:
             f'pip install "{requirement}"'
         )
     return None
+
+
+def _leaves(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values of tables within tables."""
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _line_of(problem: str) -> int:

@@ -36,6 +36,7 @@ MAY_CHANGE = (
     "train.keep_checkpoints",
     "train.validate_every",
     "train.best_by",
+    "metrics",
     "train.precision",
     "train.capture",
     "train.compile",
@@ -109,12 +110,12 @@ def check_same(
     fixed = [
         difference
         for difference in found
-        if difference.key not in MAY_CHANGE
+        if not may_change(difference.key)
         and not (difference.key == "train.batch_size" and same_batch)
     ]
     if not fixed:
         return
-    free = [difference for difference in found if difference.key in MAY_CHANGE]
+    free = [difference for difference in found if may_change(difference.key)]
     also = f"\nThese may change, and would:\n{table(free)}" if free else ""
     listed = textwrap.fill(", ".join(MAY_CHANGE), 98, initial_indent="  ", subsequent_indent="  ")
     raise RequestError(
@@ -123,6 +124,11 @@ def check_same(
         f"Use --fresh to start over, or --out for another directory. What may change on --resume "
         f"(see docs/recipes.md, Going on):\n{listed}"
     )
+
+
+def may_change(key: str) -> bool:
+    """Whether it is one of those keys, or in a table that may change as a whole."""
+    return key in MAY_CHANGE or key.startswith("metrics.")
 
 
 def check_length(step: int, total_steps: int, directory: RunDirectory) -> None:
@@ -144,7 +150,7 @@ def tell_changes(new: Recipe, earlier: Earlier, environment: Mapping[str, Any]) 
     changed = [
         difference
         for difference in differences(earlier.recipe.to_dict(), new.to_dict())
-        if difference.key in MAY_CHANGE
+        if may_change(difference.key)
     ]
     if changed:
         _tell(f"the run goes on with other settings than before:\n{table(changed)}")

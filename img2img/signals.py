@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import os
 import signal
 import threading
@@ -27,6 +29,22 @@ def answer_signals() -> None:
     for number in NUMBERS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _interrupt)
+
+
+def end_with_stdin() -> None:
+    """From now on the end of standard input is answered as SIGTERM is.
+
+    Whoever starts a process and holds the other end of a pipe can so ask it to stop on any system,
+    and need not be there to do it: the pipe ends with them.
+    """
+
+    def wait() -> None:
+        with contextlib.suppress(OSError):
+            while os.read(0, 4096):
+                pass
+        _thread.interrupt_main(signal.SIGTERM)
+
+    threading.Thread(target=wait, name="end with stdin", daemon=True).start()
 
 
 def was_asked() -> bool:

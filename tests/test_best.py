@@ -17,6 +17,7 @@ from img2img.engine.best import Best, describe_best
 from img2img.engine.checkpoint import find_checkpoints
 from img2img.engine.directory import RunDirectory
 from img2img.errors import RecipeError
+from img2img.evaluation.evaluating import Evaluation
 from img2img.methods import Pix2Pix
 
 TRAIN = """
@@ -161,7 +162,11 @@ def offered(path, values, by=None, name="l1"):
     return [
         step
         for step, value in enumerate(values)
-        if best.offer({name: value}, SimpleNamespace(step=step, shown=network), info)
+        if best.offer(
+            Evaluation({name: value}, {"l1": False, "psnr": True, "accuracy": True}),
+            SimpleNamespace(step=step, shown=network),
+            info,
+        )
     ]
 
 

@@ -8,11 +8,14 @@ import tarfile
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch import nn
 
+from img2img.errors import MetricError
 from img2img.losses import AdversarialLoss, JudgedLoss
 from img2img.methods import WeightedLoss
+from img2img.metrics import inception
 from img2img.picture import to_depth, to_display
 from img2img.plugins import load_plugins
 from img2img.tasks.base import image_channels_of
@@ -30,7 +33,7 @@ def every(*kinds):
     return pytest.mark.parametrize("component", found, ids=ids)
 
 
-ALL_KINDS = ("generator", "discriminator", "loss", "task", "source", "method")
+ALL_KINDS = ("generator", "discriminator", "loss", "task", "source", "method", "metric")
 
 
 def build(component, **supplied):
@@ -390,6 +393,121 @@ def test_task_takes_any_depth(component, dtype):
         kept = deep.copy()
         assert (encode(deep) - encode(image)).abs().max() < tolerance + 1e-5
         assert (deep == kept).all(), "the caller's image was changed"
+
+
+# Metrics
+
+
+class Means(nn.Module):
+    """Stands for Inception, whose weights would come from a hub: mean colours, top and bottom."""
+
+    num_features = 6
+
+    def forward(self, images):
+        top, bottom = (half.float().mean((2, 3)) / 255 for half in images.chunk(2, dim=2))
+        return torch.cat([top, bottom], dim=1)
+
+
+@pytest.fixture(scope="module")
+def squeezenet(tmp_path_factory):
+    """Weights that LPIPS would have from a hub."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "squeezenet.pth"
+    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), path)
+    return str(path)
+
+
+@pytest.fixture
+def new_metric(component, squeezenet, monkeypatch):
+    """Builds the metric as often as wanted."""
+    monkeypatch.setattr(inception, "load_inception", lambda weights, features: Means())
+    settings = {s.name: s.default for s in component.settings}
+    small = {"net": "squeeze", "weights": squeezenet, "least": 2}
+    settings |= {name: value for name, value in small.items() if name in settings}
+    return lambda: component.build(settings, classes=4)
+
+
+def judged_pairs(metric, far, count=4):
+    """Outputs that are the targets but for a share `far`, and the targets."""
+    rng = np.random.default_rng(0)
+    if metric.of == "classes":
+        target = rng.integers(0, 4, (count, 20, 20))
+        wrong = rng.random(target.shape) < far
+        output = np.where(wrong, (target + 1) % 4, target)
+        return torch.from_numpy(output), torch.from_numpy(target)
+    # Smooth and pale, towards dots of full colour; large enough for the five scales of one of them.
+    coarse = torch.from_numpy(rng.random((count, 3, 11, 11)) * 0.4 + 0.3)
+    target = nn.functional.interpolate(coarse, size=(176, 176), mode="bilinear")
+    other = torch.from_numpy(rng.random((count, 3, 176, 176)) > 0.6).double()
+    return tuple(
+        ((v * 255).round() / 255).float() for v in (torch.lerp(target, other, far), target)
+    )
+
+
+@every("metric")
+def test_metric_prefers_what_is_nearer(new_metric):
+    found = []
+    for far in (0, 0.1, 0.3, 0.6, 0.9):
+        metric = new_metric()
+        assert metric.of in ("images", "classes")
+        metric.update(*judged_pairs(metric, far))
+        scores = metric.compute()
+        assert list(scores) == list(metric.scores)
+        assert all(isinstance(v, float) and np.isfinite(v) for v in scores.values())
+        found.append(scores)
+    for name, higher in metric.scores.items():
+        values = [scores[name] for scores in found]
+        assert values == sorted(values, reverse=higher), name
+        assert len(set(values)) == len(values), name
+
+
+BEST = {"l1": 0, "psnr": 100, "lpips": 0, "fid": 0}
+
+
+@every("metric")
+def test_metric_of_equal_images(new_metric, component):
+    metric = new_metric()
+    _, target = judged_pairs(metric, 0)
+    images = metric.update(target, target.clone())
+    found = metric.compute()
+    for name in metric.scores:
+        if name != "kid":  # unbiased, so that of equal images it lies below 0
+            values = [found[name], *images.get(name, torch.empty(0)).tolist()]
+            assert values == pytest.approx([BEST.get(name, 1)] * len(values), abs=1e-5), name
+
+
+@every("metric")
+def test_metric_does_not_depend_on_the_batch(new_metric):
+    together, single = new_metric(), new_metric()
+    pair = judged_pairs(together, 0.3)
+    kept = [images.clone() for images in pair]
+    before = torch.get_rng_state()
+    images = together.update(*pair)
+    each = [single.update(o[None], t[None]) for o, t in zip(*pair, strict=True)]
+    for name, values in images.items():
+        assert values.shape == (4,)
+        assert values.tolist() == pytest.approx([float(one[name]) for one in each], rel=1e-5)
+    assert together.compute() == pytest.approx(single.compute(), rel=1e-5)
+    assert torch.equal(before, torch.get_rng_state()), "a run's random state must not move"
+    assert all(torch.equal(a, b) for a, b in zip(pair, kept, strict=True))
+
+
+@every("metric")
+def test_an_image_s_score_is_that_of_a_set_of_one(new_metric):
+    metric = new_metric()
+    output, target = judged_pairs(metric, 0.3)
+    images = metric.update(output, target)
+    assert set(images) <= set(metric.scores)
+    for i in range(len(output) if images else 0):
+        alone = new_metric()
+        alone.update(output[i : i + 1], target[i : i + 1])
+        assert alone.compute() == pytest.approx({n: float(v[i]) for n, v in images.items()})
+
+
+@every("metric")
+def test_metric_of_nothing(new_metric):
+    with pytest.raises(MetricError, match=r"there were no|there are 0"):
+        new_metric().compute()
 
 
 # Sources

@@ -17,9 +17,11 @@ from PIL import Image
 
 import img2img
 from img2img import hookspecs
+from img2img.bundle import read_info
 from img2img.cli import main
 from img2img.component import KINDS
 from img2img.discriminators import PatchGAN16
+from img2img.errors import MetricError
 from img2img.generators import UNet
 from img2img.methods import Pix2Pix, WeightedLoss
 from img2img.plugins import load_plugins
@@ -93,6 +95,8 @@ def test_each_component_says_what_it_is(folder):
 def test_everything_at_once(folder):
     run = img2img.train("everything.toml", out="run", device="cpu", plugins=PLUGINS)
     assert run.validation["l1"] > 0
+    assert run.validation["edges"] > 0
+    assert read_info(run.path / "best.safetensors").trained["score"]["name"] == "edges"
     assert (run.path / "losses.csv").read_text().startswith("2,")
 
 
@@ -105,6 +109,20 @@ def test_gradient(folder):
     assert build(power=2, scales=[2])(slope, 0 * slope).item() == pytest.approx((4 + 0) / 2)
     with pytest.raises(ValueError, match="at least 1 pixel"):
         build(scales=[0])
+
+
+def test_edges(folder):
+    build = load("edges.py").get("metric", "edges").factory
+    target = torch.rand(2, 3, 4, 4)
+    slope = torch.tensor([1.0, 2.0]).view(2, 1, 1, 1) * torch.arange(4)
+    metric = build(distance=2)
+    assert metric.update(target + slope, target)["edges"].tolist() == pytest.approx([2, 4])
+    metric.update(target, target)
+    assert metric.compute()["edges"] == pytest.approx(6 / 4)
+    with pytest.raises(MetricError, match="wider than its distance, 4 pixels"):
+        build(distance=4).update(target, target)
+    with pytest.raises(MetricError, match="no images"):
+        build().compute()
 
 
 @pytest.mark.parametrize("discriminator", ["colours", "patchgan16"])

@@ -26,6 +26,7 @@ from img2img.inference import Policy, Translator
 from img2img.inference.folder import translate_files
 from img2img.inference.naming import Naming
 from img2img.inference.planning import Plan
+from img2img.metrics import L1, Accuracy
 from img2img.picture import Picture, to_depth, to_display
 from img2img.tasks import Labels, PhotoToLabels
 from img2img.tasks.classes import fits_palette, main_colours, matching_palette, to_classes
@@ -592,13 +593,17 @@ class OneScene:
     """A dataset of given pairs of tensors."""
 
     def __init__(self, *pairs):
-        self.pairs = pairs
+        self._tensors = pairs
+        self.pairs = self
 
     def __len__(self):
-        return len(self.pairs)
+        return len(self._tensors)
+
+    def name(self, index):
+        return str(index)
 
     def tensors(self, index, epoch=0):
-        return self.pairs[index]
+        return self._tensors[index]
 
 
 def test_accuracy_is_the_share_of_right_pixels():
@@ -608,9 +613,10 @@ def test_accuracy_is_the_share_of_right_pixels():
     truth = answer.clone()
     truth[:4] = (truth[:4] + 1) % 3
     target = nn.functional.one_hot(truth, 3).permute(2, 0, 1).float()
-    scores = validate(model, OneScene((grey, target)))
+    found = validate(model, OneScene((grey, target)), {"accuracy": Accuracy(), "l1": L1()})
     # Distances between the palette's colours would say nothing.
-    assert scores == {"accuracy": pytest.approx(0.75)}
+    assert found.scores == {"accuracy": pytest.approx(0.75)}
+    assert "are classes" in found.failed["l1"]
 
 
 def test_most_frequent_class_is_that_of_the_training_pairs():

@@ -22,7 +22,8 @@ from img2img.data.side_by_side import SideBySide
 from img2img.errors import RequestError
 from img2img.registry import Registry
 from img2img.study.answers import read_all, read_answers
-from img2img.study.making import Inputs, Settings, fakes_in_folder, make_study
+from img2img.study.images import Inputs, alike, fakes_in_folder
+from img2img.study.making import Settings, make_study
 from img2img.study.page import page_of
 from img2img.study.pairing import plan_trials
 from img2img.study.scoring import bootstrap, score
@@ -148,7 +149,7 @@ def made(tmp_path: Path, registry: Registry) -> dict[str, Any]:
     )
     inputs = Inputs(pairs, registry.get("task", "paired").build({}), swap=False)
     settings = Settings(trials=5, practice=2, seed=4, size=24)
-    return make_study(inputs, fake, indices, settings, {"model": HOSTILE})
+    return make_study(inputs.real, fake, indices, settings, {"model": HOSTILE})
 
 
 def test_the_key_says_which_image_is_generated(made: dict[str, Any]) -> None:
@@ -186,7 +187,7 @@ def test_sizes_and_grey(tmp_path: Path, registry: Registry) -> None:
         Image.new("L", (48, 24), 10 * number).save(outputs / f"{number}.tif")
     fake, indices = fakes_in_folder(outputs, pairs)
     inputs = Inputs(pairs, registry.get("task", "paired").build({}), swap=False)
-    study = make_study(inputs, fake, indices, Settings(trials=2, practice=0, size=36), {})
+    study = make_study(inputs.real, fake, indices, Settings(trials=2, practice=0, size=36), {})
     assert Counter(image.shape for image in images_of(study)) == {(36, 36, 3): 2, (18, 36, 3): 2}
     assert all((image[..., 0] == image[..., 2]).all() for image in images_of(study))
 
@@ -205,11 +206,111 @@ def test_classes_are_drawn_in_their_colours(tmp_path: Path, registry: Registry) 
     drawn = Inputs(pairs, task, swap=False).real(0)
     assert {tuple(colour) for colour in drawn.reshape(-1, 3).tolist()} == {*map(tuple, palette)}
     study = make_study(
-        Inputs(pairs, task, swap=False), lambda index: drawn, [0, 1], Settings(1, 0, size=40), {}
+        Inputs(pairs, task, swap=False).real,
+        lambda index: drawn,
+        [0, 1],
+        Settings(1, 0, size=40),
+        {},
+        task.target_interpolation,
     )
     for image in images_of(study):
         colours = {tuple(colour) for colour in image.reshape(-1, 3).tolist()}
         assert colours == {*map(tuple, palette)}, "resized without mixing"
+
+
+class Pair:
+    """One pair of images that no file holds."""
+
+    def __init__(self, source: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> None:
+        self._both = source, target
+
+    def __len__(self) -> int:
+        return 1
+
+    def pair(self, index: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        return self._both
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+
+def stripes(side: int, width: int) -> np.ndarray[Any, Any]:
+    """Black and white, upright."""
+    row = np.arange(side) // width % 2 * 255
+    return np.broadcast_to(row[None, :, None], (side, side, 3)).astype(np.uint8)
+
+
+def test_real_images_have_no_more_detail_than_the_model_can_give(registry: Registry) -> None:
+    task = registry.get("task", "paired").build({})
+
+    def real(target: np.ndarray[Any, Any], side: int, scale: Any) -> np.ndarray[Any, Any]:
+        pair = Pair(np.zeros((side, side, 3), np.uint8), target)
+        return Inputs(pair, task, swap=False, scale=scale).real(0)
+
+    fine, coarse = stripes(64, 1), stripes(64, 8)
+    for scale in (None, (1.0, 1.0), (2.0, 2.0)):
+        assert np.array_equal(real(fine, 64, scale), fine)
+    halved = real(fine, 64, (0.5, 0.5))
+    assert halved.shape == fine.shape
+    assert np.ptp(halved.astype(int)) <= 2, "stripes of one pixel are grey at half the size"
+    assert abs(halved.mean() - 127.5) < 2
+    # Width and height by factors of their own.
+    assert np.ptp(real(fine, 64, (0.5, 1.0)).astype(int)) <= 2
+    assert np.ptp(real(fine, 64, (1.0, 0.5)).astype(int)) > 250
+    kept = real(coarse, 64, (0.5, 0.5))
+    middles = kept[:, 4::8, 0].astype(int)
+    assert (np.abs(middles - coarse[:, 4::8, 0]) < 40).all(), "wide ones stay"
+    # The model gives outputs of its source's size.
+    assert np.ptp(real(fine, 32, (1.0, 1.0)).astype(int)) <= 2
+    assert real(fine, 32, (1.0, 1.0)).shape == (32, 32, 3)
+    assert real(fine, 128, (1.0, 1.0)).shape == (128, 128, 3)
+    assert real(fine, 32, None).shape == (64, 64, 3)
+
+
+def test_classes_at_the_size_of_the_model_stay_classes(registry: Registry) -> None:
+    palette = np.array([[255, 0, 0], [0, 0, 255]], np.uint8)
+    task = registry.get("task", "photo2labels").build({"palette": palette.tolist()})
+    target = palette[np.arange(60) // 10 % 2][None].repeat(60, axis=0)
+    pair = Pair(np.zeros((60, 60, 3), np.uint8), target)
+    drawn = Inputs(pair, task, swap=False, scale=(0.5, 0.5)).real(0)
+    assert drawn.shape == target.shape
+    assert {tuple(colour) for colour in drawn.reshape(-1, 3).tolist()} == {*map(tuple, palette)}
+
+
+def test_a_grey_source_keeps_its_detail_in_both(registry: Registry) -> None:
+    """Colorization takes lightness from the source, whatever size the network sees."""
+    task = registry.get("task", "colorization").build({})
+    fine = stripes(64, 1)
+    drawn = Inputs(Pair(fine, fine), task, swap=False, scale=(0.5, 0.5)).real(0)
+    assert np.abs(drawn.astype(int) - fine).max() <= 2
+
+
+def test_both_images_of_a_pair_get_one_size() -> None:
+    sizes = [((64, 48), (32, 32)), ((20, 20), (40, 30)), ((16, 16), (16, 16))]
+    images = [
+        [np.full((*size, 3), 10 * which, np.uint8) for size, _ in zip(both, "ab", strict=True)]
+        for which, both in enumerate(sizes)
+    ]
+    real, fake = alike(lambda i: images[i][0], lambda i: images[i][1], "smooth")
+    assert [real(i).shape for i in range(3)] == [(32, 32, 3), (20, 20, 3), (16, 16, 3)]
+    assert [fake(i).shape for i in range(3)] == [real(i).shape for i in range(3)]
+    assert [int(real(i).mean()) for i in range(3)] == [0, 10, 20]
+    sharp, _ = alike(lambda i: stripes(64, 1), lambda i: images[0][1], "smooth")
+    assert np.ptp(sharp(0)[:, 1:-1].astype(int)) <= 2
+
+
+def test_outputs_of_another_shape_do_not_stand_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write_pairs(tmp_path / "data", 4)
+    outputs = tmp_path / "outputs"
+    outputs.mkdir()
+    for number in range(4):
+        Image.new("RGB", (24, 12), (0, 9 * number, 250)).save(outputs / f"{number}.png")
+    page = tmp_path / "a.html"
+    options = ("--trials", 2, "--practice", 0, "--direction", "AtoB", "--quiet")
+    assert run_command(monkeypatch, "study", outputs, data, "--out", page, *options) == 0
+    assert {image.shape for image in images_of(study_in(page.read_text()))} == {(128, 256, 3)}
 
 
 def test_outputs_are_found_by_name(tmp_path: Path) -> None:
@@ -246,7 +347,7 @@ def test_others_take_the_place_of_pairs_that_cannot_be_read(
     inputs = Inputs(pairs, registry.get("task", "paired").build({}), swap=False)
     fake = np.zeros((24, 24, 3), np.uint8)
     with pytest.warns(RuntimeWarning, match=r"left out: .*[24]\.png") as told:
-        study = make_study(inputs, lambda i: fake, [*range(6)], Settings(3, 1, size=24), {})
+        study = make_study(inputs.real, lambda i: fake, [*range(6)], Settings(3, 1, size=24), {})
     assert 1 <= len(told) <= 2
     greens = {int(image[0, 0, 1]) for image in images_of(study) if image.any()}
     assert greens == {9 * number for number in (0, 1, 3, 5)}
@@ -254,7 +355,7 @@ def test_others_take_the_place_of_pairs_that_cannot_be_read(
         pytest.warns(RuntimeWarning, match="left out"),
         pytest.raises(RequestError, match="there are 4 usable pairs"),
     ):
-        make_study(inputs, lambda i: fake, [*range(6)], Settings(4, 1, size=24), {})
+        make_study(inputs.real, lambda i: fake, [*range(6)], Settings(4, 1, size=24), {})
 
 
 def test_of_a_run(
@@ -304,7 +405,7 @@ def test_of_a_run(
         (("nothing", "--out", "c.html"), "there is no model 'nothing'"),
         (("run", "--out", "c.html", "--inputs", "sane"), "did you mean 'same'"),
         (("run", "pairs", "--out", "c.html", "--set", "train.seed=1"), "DATA is a folder"),
-        (("pairs/val", "--out", "c.html"), "say which to show"),
+        (("pairs/val", "--out", "c.html"), "say which to take"),
     ):
         assert run_command(monkeypatch, "study", *arguments) == 2
         assert told in capsys.readouterr().err
@@ -429,7 +530,7 @@ def test_the_score_on_the_terminal_and_as_json(
     assert "fooled in 3 of 44 trials: 6.8%" in shown
     assert "bootstrap over participants" in shown
     assert "bob answered 4 of 40 trials" in shown
-    assert "in 1 trials an image was on the screen more than 40 ms" in shown
+    assert "in 1 of 40 trials an image was on the screen more than 40 ms" in shown
     assert "\x1b" not in shown and r"\x1b[31mann" in shown
     assert run_command(monkeypatch, "study", "score", *files, "--json", "--seed", 3) == 0
     told = json.loads(capsys.readouterr().out)
@@ -446,6 +547,9 @@ def test_the_score_on_the_terminal_and_as_json(
         (lambda a: a.update(key="zz"), "its key is not that of 40 trials"),
         (lambda a: a.update(key=a["key"][2:]), "its key is not that of 40 trials"),
         (lambda a: a["answers"][3].update(chosen=2), r"damaged: answers.3.chosen"),
+        (lambda a: a["answers"][3].update(response_ms=float("inf")), r"answers.3.response_ms"),
+        (lambda a: a["answers"][3].update(shown_ms=[1.0, float("nan")]), r"answers.3.shown_ms"),
+        (lambda a: a.update(seconds=float("inf")), r"damaged: seconds"),
         (lambda a: a["answers"][3].update(trial=4), "answers a trial twice"),
         (lambda a: a["answers"][3].update(trial=50), "trials that the study does not have"),
         (lambda a: a.update(answers=a["answers"][:10]), "none of the trials that count"),
@@ -459,6 +563,30 @@ def test_what_is_no_file_of_answers(
     file = write(tmp_path / "a.json", answers)
     with pytest.raises(RequestError, match=rf"a\.json.*{told}"):
         score(read_all([file]), [file])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_answers_that_were_pasted_into_a_file(
+    encoding: str, tmp_path: Path, study40: dict[str, Any]
+) -> None:
+    answers = answers_of(study40, "Zoë", {1, 2})
+    (tmp_path / "a.json").write_text(json.dumps(answers, ensure_ascii=False), encoding=encoding)
+    assert read_answers(tmp_path / "a.json").participant == "Zoë"
+    assert sum(read_answers(tmp_path / "a.json").fooled()) == 2
+
+
+def test_who_was_never_fooled_is_no_certainty(
+    tmp_path: Path,
+    study40: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = write(tmp_path / "a.json", answers_of(study40, "ann", set()))
+    assert run_command(monkeypatch, "study", "score", file) == 0
+    assert "that the interval has no width is no certainty" in capsys.readouterr().out
+    file = write(tmp_path / "a.json", answers_of(study40, "ann", {1}))
+    assert run_command(monkeypatch, "study", "score", file) == 0
+    assert "no width" not in capsys.readouterr().out
 
 
 def test_files_that_are_none_and_files_that_do_not_go_together(
@@ -482,9 +610,9 @@ def test_files_that_are_none_and_files_that_do_not_go_together(
     with pytest.raises(RequestError, match="cannot be read: No such file"):
         read_answers(tmp_path / "missing.json")
     twice = write(tmp_path / "twice.json", answers_of(study40, "ann", {1}))
-    with pytest.raises(RequestError, match="are both of the participant 'ann'"):
+    with pytest.raises(RequestError, match=r"of the participant 'ann'.* two people gave one name"):
         read_all([good, twice])
-    with pytest.raises(RequestError, match="are both of the participant 'ann'"):
+    with pytest.raises(RequestError, match="of the participant 'ann' and hold the same answers"):
         read_all([good, good])
     name = "0123012301230123"
     other = study40 | {"id": name, "key": seal([0] * 40, name, "trials")}

@@ -16,8 +16,10 @@ from img2img.assemble.datasets import (
     check_pairs,
     judge_of,
     seen_scale,
+    still_transform,
     warn_of_scales,
 )
+from img2img.assemble.metrics import metrics_of
 from img2img.assemble.networks import activation_of, build_networks
 from img2img.assemble.problems import Problems
 from img2img.bundle import BundleInfo
@@ -30,12 +32,10 @@ from img2img.engine.processes import Processes
 from img2img.engine.run import Plan, Run
 from img2img.engine.schedule import Schedule
 from img2img.environment import version
-from img2img.evaluation.scores import SSIM_WINDOW
 from img2img.inference import Policy
 from img2img.methods import Method, WeightedLoss
 from img2img.plugins import Plugins
 from img2img.recipe import Recipe, TrainSettings
-from img2img.tasks.base import Task
 
 __all__ = [
     "assemble",
@@ -43,7 +43,9 @@ __all__ = [
     "build_networks",
     "build_source",
     "judge_of",
+    "metrics_of",
     "refuse_broken",
+    "still_transform",
     "warn_of_scales",
     "worker_count",
 ]
@@ -82,7 +84,7 @@ def assemble(
     random.seed(recipe.train.seed)
     np.random.seed(recipe.train.seed % 2**32)
     task, method = build_networks(recipe, plugins.registry, device, resolved, initialize=initialize)
-    _check_score(recipe, task)
+    build_metrics = metrics_of(recipe, plugins.registry, task)
     data = build_datasets(recipe, plugins.registry, task)
     sizes = check_pairs(data.train.pairs, recipe, task)
     scale = [1.0, 1.0]
@@ -137,6 +139,7 @@ def assemble(
         train_pairs=data.train,
         still_pairs=data.still,
         validation_pairs=data.validation,
+        build_metrics=build_metrics,
         plan=plan,
         policy=Policy(**bundle.inference),
         device=device,
@@ -170,30 +173,6 @@ def _game(method: Method) -> Game | None:
     entry = entries[0]
     mode = getattr(entry.loss, "mode", None) if isinstance(entry, WeightedLoss) else None
     return Game(entry.name, mode, entry.weight) if isinstance(mode, str) else None
-
-
-def _check_score(recipe: Recipe, task: Task) -> None:
-    """Raise a RecipeError for a best model by a score that the task's outputs do not get."""
-    score = recipe.train.best_by
-    if score is None:
-        return
-    classes = getattr(task, "palette", None) is not None
-    valid = ["accuracy"] if classes else ["l1", "psnr", "ssim"]
-    problems = Problems(recipe)
-    if score not in valid:
-        what = "classes" if classes else "images"
-        problems.add(
-            ("train", "best_by"),
-            f"the targets of {recipe.task.name!r} are {what}, which have no {score}: use "
-            f"{' or '.join(repr(name) for name in valid)}",
-        )
-    elif score == "ssim" and (recipe.data.test_size or recipe.data.crop_size) < SSIM_WINDOW:
-        problems.add(
-            ("train", "best_by"),
-            f"ssim needs images of {SSIM_WINDOW} pixels or more: make data.test_size larger, or "
-            f"use 'l1' or 'psnr'",
-        )
-    problems.raise_any()
 
 
 def _schedule(train: TrainSettings) -> Schedule:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from img2img.data.checks.seen import Misfit
 from img2img.data.checks.unsuitable import Judge, explain, find_misfit, is_direction
 from img2img.data.images import Split
 from img2img.data.kept_pairs import KeptPairs, keep_pairs
-from img2img.data.loading import PairDataset
+from img2img.data.loading import PairDataset, Transform
 from img2img.data.source import PairSource
 from img2img.download.catalog import CATALOG
 from img2img.errors import DataError, ImageError
@@ -64,10 +65,10 @@ def build_datasets(recipe: Recipe, registry: Registry, task: Task) -> Datasets:
         rotate=data.rotate,
         color=ColorChange(**data.source_color.model_dump()),
     )
-    still = prepare(data.test_size if data.resize else None, data.test_size, center=True)
+    still = still_transform(data, task, derive)
 
     def dataset(
-        pairs: PairSource, transform: Augmentation, kept: KeptPairs | None = None
+        pairs: PairSource, transform: Transform, kept: KeptPairs | None = None
     ) -> PairDataset:
         return PairDataset(pairs, task, transform, swap=swap, seed=recipe.train.seed, kept=kept)
 
@@ -77,6 +78,24 @@ def build_datasets(recipe: Recipe, registry: Registry, task: Task) -> Datasets:
         train=dataset(train, augment, kept),
         still=dataset(train, still),
         validation=dataset(held_out, still),
+    )
+
+
+def still_transform(
+    data: DataSettings, task: Task, derive: Callable[[Pixels, int], Pixels] | None
+) -> Transform:
+    """What validation does with a pair: it is resized, or cropped, to `test_size`."""
+    from img2img.data.augmentation import Augmentation, use_one_thread
+
+    use_one_thread()
+    assert data.test_size is not None
+    return Augmentation(
+        data.test_size if data.resize else None,
+        data.test_size,
+        center=True,
+        source_interpolation=task.source_interpolation,
+        target_interpolation=task.target_interpolation,
+        derive=derive,
     )
 
 

@@ -10,7 +10,21 @@ from typing import NoReturn, TextIO
 
 import typer
 
-from img2img.cli import bench, check, data, export, import_, infer, listing, new, run, show, study
+from img2img.cli import (
+    bench,
+    check,
+    compare,
+    data,
+    eval_,
+    export,
+    import_,
+    infer,
+    listing,
+    new,
+    run,
+    show,
+    study,
+)
 from img2img.cli.options import DebugOption, wants_debug
 from img2img.errors import Img2ImgError, Interrupted, Note, RecipeError, SaidElsewhere
 from img2img.names import printable
@@ -27,7 +41,9 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("infer")(infer.infer)
+app.command("compare")(compare.compare)
 app.command("check")(check.check)
+app.command("eval")(eval_.eval_)
 app.command("bench")(bench.bench)
 app.command("list")(listing.list_components)
 app.command("show")(show.show)

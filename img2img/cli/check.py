@@ -154,7 +154,13 @@ def _look(path: Path, plugins: Plugins, overrides: Sequence[str], console: Conso
     import torch
     from rich.progress import Progress
 
-    from img2img.assemble import build_networks, judge_of, refuse_broken, warn_of_scales
+    from img2img.assemble import (
+        build_networks,
+        judge_of,
+        metrics_of,
+        refuse_broken,
+        warn_of_scales,
+    )
     from img2img.data.checking import find_problems, look_through
     from img2img.recipe_parser import load_recipe
     from img2img.tasks.base import image_channels_of, is_comparable, plainer_of
@@ -162,6 +168,7 @@ def _look(path: Path, plugins: Plugins, overrides: Sequence[str], console: Conso
     recipe = load_recipe(path, plugins.registry, overrides)
     refuse_broken(recipe, plugins)
     task, method = build_networks(recipe, plugins.registry, torch.device("cpu"), "float32")
+    metrics_of(recipe, plugins.registry, task)
     parameters = {
         name: sum(p.numel() for p in network.parameters())
         for name, network in method.networks.items()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from img2img import signals
 from img2img.cli.options import (
     DebugOption,
     DeviceOption,
@@ -38,6 +39,7 @@ def run(
         str | None, typer.Option(help="auto, float32 or bfloat16.", show_default="the recipe's")
     ] = None,
     plugin: PluginOption = None,
+    end_with_stdin: Annotated[bool, typer.Option("--end-with-stdin", hidden=True)] = False,
     quiet: QuietOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -57,6 +59,8 @@ def run(
     from img2img.errors import Interrupted
     from img2img.report.progress import ProgressDisplay
 
+    if end_with_stdin:  # for `img2img compare`, whose runs end with it
+        signals.end_with_stdin()
     if precision is not None:
         one_of("--precision", precision, ("auto", "float32", "bfloat16"))
     with joined(device) as processes:
@@ -112,35 +116,18 @@ def _report(
     """Say how good the model is, and what to do with it."""
     import shlex
 
-    from rich.table import Table
-
+    from img2img.cli.scores import print_validation
     from img2img.engine.best import describe_best
 
     scores = finished.validation
     if scores and not quiet:
-        table = Table(title="On held-out pairs", title_justify="left", box=None, pad_edge=False)
-        table.add_column("")
-        # Where targets are classes, distances between their colours say nothing.
-        if "accuracy" in scores:
-            table.add_column("accuracy", justify="right")
-            table.add_row("this model", _score(scores, "accuracy"))
-            frequent = _score(scores, "accuracy_most_frequent")
-            table.add_row("the most frequent class", frequent, style="dim")
-            good = scores["accuracy"] > scores.get("accuracy_most_frequent", 0)
-        else:
-            for name in ("L1", "PSNR", "SSIM"):
-                table.add_column(name, justify="right")
-            table.add_row("this model", *(_score(scores, key) for key in ("l1", "psnr", "ssim")))
-            table.add_row("handing back the source", _score(scores, "l1_source"), style="dim")
-            table.add_row("the mean training target", _score(scores, "l1_mean_target"), style="dim")
-            good = scores["l1"] < min(scores.get("l1_source", 1), scores.get("l1_mean_target", 1))
-        console.print(table)
-        if not good and scores.get("l1", 0) > 2 * scores.get("l1_mean_target", 1):
+        good = print_validation(console, scores)
+        if good is False and scores.get("l1", 0) > 2 * scores.get("l1_mean_target", 1):
             console.print(
                 "far from that: training has gone astray, which a lower method.learning_rate "
                 "usually helps; look at the samples"
             )
-        elif not good:
+        elif good is False:
             console.print("not better than that yet: train longer, or look at the samples")
     path = finished.path
     if best := describe_best(path / "best.safetensors"):
@@ -150,8 +137,3 @@ def _report(
     files = [part for file in plugin or () for part in ("--plugin", str(file))]
     command = shlex.join(["img2img", "infer", str(path), "INPUT", "OUTPUT", *files])
     console.print(f"  use it    {command}", highlight=False, soft_wrap=True)
-
-
-def _score(scores: dict[str, float], key: str) -> str:
-    digits = 2 if key == "psnr" else 4
-    return f"{scores[key]:.{digits}f}" if key in scores else ""

@@ -121,9 +121,11 @@ def make(
         raise RequestError(f"there is no model {str(model)!r}, nor a folder of outputs")
 
     from img2img.engine.precision import resolve_device
+    from img2img.held_out import find_data, is_model
     from img2img.rebuild import load_translator
-    from img2img.study.data import about_model, find_data, is_model
-    from img2img.study.making import Inputs, Settings, fakes_in_folder, fakes_of_model, make_study
+    from img2img.study.data import about_model
+    from img2img.study.images import Inputs, alike, fakes_in_folder, images_of_model
+    from img2img.study.making import Settings, make_study
     from img2img.study.page import page_of
     from img2img.tasks.base import is_comparable
 
@@ -145,22 +147,30 @@ def make(
             f"note: the {'first' if found.direction == 'AtoB' else 'second'} images are taken for "
             f"the sources, because {found.guessed}; --direction says otherwise"
         )
-    seen = Inputs(found.pairs, task, swap=found.direction == "BtoA")
+    swap, how = found.direction == "BtoA", task.target_interpolation
     if translator is not None:
-        fake, indices = fakes_of_model(translator, seen), list(range(len(found.pairs)))
+        seen = Inputs(found.pairs, task, swap=swap, scale=translator.scale)
+        images = images_of_model(translator, seen)
+        indices = list(range(len(found.pairs)))
+        if min(translator.scale) < 1:
+            console.print(
+                "note: the model works on smaller images than these, so that real ones are shown "
+                "without the detail that its outputs cannot have"
+            )
     else:
-        fake, indices = fakes_in_folder(model, found.pairs)
+        made, indices = fakes_in_folder(model, found.pairs)
+        images = alike(Inputs(found.pairs, task, swap=swap).real, made, how)
     same = inputs == "same" if inputs else not is_comparable(task)
     settings = Settings(trials, practice, seconds, seed, size, same)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        images = bar.add_task("images", total=2 * (trials + practice))
+        drawn = bar.add_task("images", total=2 * (trials + practice))
         study = make_study(
-            seen,
-            fake,
+            *images,
             indices,
             settings,
             about_model(model, found.name),
-            lambda: bar.advance(images),
+            how,
+            lambda: bar.advance(drawn),
         )
     page = page_of(study)
     try:
@@ -232,6 +242,11 @@ def _print_score(result: Score) -> None:
         few = "; one participant says nothing of others" if alone else "; of so few, too narrow"
     how = f"{result.resamples} resamples, seed {result.seed}"
     console.print(f"  bootstrap over {result.resampled}, {how}{few}")
+    if result.low == result.high:
+        console.print(
+            f"  all {result.resampled} came out alike, and so all resamples: that the interval has "
+            f"no width is no certainty"
+        )
     for one in result.participants:
         if one.trials < result.planned:
             console.print(
@@ -239,6 +254,6 @@ def _print_score(result: Score) -> None:
             )
         if one.mistimed:
             console.print(
-                f"  {printable(one.participant)}: in {one.mistimed} trials an image was on the "
-                f"screen more than 40 ms too long or too short"
+                f"  {printable(one.participant)}: in {one.mistimed} of {one.trials} trials an "
+                f"image was on the screen more than 40 ms too long or too short"
             )

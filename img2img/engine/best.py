@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from img2img.bundle import BundleInfo, read_info, save_bundle
 from img2img.engine.state import TrainState
 from img2img.errors import ModelFileError
-from img2img.evaluation.scores import HIGHER_IS_BETTER
+from img2img.evaluation.evaluating import Evaluation
 
 
 class Best:
@@ -42,13 +41,13 @@ class Best:
                 stacklevel=2,
             )
 
-    def offer(self, scores: Mapping[str, float], state: TrainState, info: BundleInfo) -> bool:
+    def offer(self, found: Evaluation, state: TrainState, info: BundleInfo) -> bool:
         """Keep the model as it is now if its scores are the best so far; whether they are."""
-        name = self._by or next(iter(scores), None)
-        value = math.nan if name is None else scores.get(name, math.nan)
+        name = self._by or next(iter(found.scores), None)
+        value = math.nan if name is None else found.scores.get(name, math.nan)
         if name is None or not math.isfinite(value):
             return False
-        higher = HIGHER_IS_BETTER.get(name, False)
+        higher = found.higher_is_better[name]
         # Where another score decided before, none of its values says anything.
         if name == self._name and not (value > self._value if higher else value < self._value):
             return False

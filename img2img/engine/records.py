@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -45,6 +45,7 @@ class Records:
         # A copy of the weights before the first step.
         self._untrained = self._translator() if self._main and state.step == 0 else None
         self._saved = -1
+        self._without: set[str] = set()
         self._began = time.perf_counter() - state.elapsed_s
         self._window_began = time.perf_counter() - state.window_s
 
@@ -152,9 +153,12 @@ class Records:
 
     def _score(self) -> Outputs:
         run, state, seen = self._run, self._state, Outputs()
-        scores = validate(self._translator(), run.validation_pairs, seen=seen)
+        metrics = run.build_metrics()
+        found = validate(self._translator(), run.validation_pairs, metrics, seen=seen)
+        scores = dict(found.scores)
+        self._warn_of(found.failed)
         if self._best is not None:
-            self._best.offer(scores, state, run.bundle)
+            self._best.offer(found, state, run.bundle)
         if state.step == run.plan.total_steps:
             scores |= baselines(run.still_pairs, run.validation_pairs, run.task)
         if scores:
@@ -162,6 +166,14 @@ class Records:
             run.directory.add_metrics(line)
             self._events.tell("on_metrics", metrics=line)
         return seen
+
+    def _warn_of(self, failed: Mapping[str, str]) -> None:
+        """Say once of a metric that it gives no score; of what nobody asked for, never."""
+        for name in failed.keys() - self._without:
+            self._without.add(name)
+            if self.health is not None and self._run.recipe.get("metrics"):
+                message = f"validation goes on without {name}: {failed[name]}"
+                self.health.warn(self._state.step, "no_score", message)
 
     def _save_model(self) -> None:
         if self._main:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from img2img.engine.processes import Processes
 from img2img.engine.schedule import Schedule
 from img2img.inference import Policy
 from img2img.methods import Method
+from img2img.metrics import Metric
 from img2img.tasks.base import Task
 
 
@@ -68,6 +70,7 @@ class Run:
         train_pairs: augmented pairs to train on.
         still_pairs: the same pairs as validation sees them, for the mean target.
         validation_pairs: held-out pairs.
+        build_metrics: what validation computes, by name; a new set of pairs needs new ones.
         plan: how long, how often.
         policy: how the finished model behaves.
         device: where it trains.
@@ -82,6 +85,7 @@ class Run:
     train_pairs: PairDataset
     still_pairs: PairDataset
     validation_pairs: PairDataset
+    build_metrics: Callable[[], dict[str, Metric]]
     plan: Plan
     policy: Policy
     device: torch.device

@@ -19,8 +19,12 @@ class Metric(Protocol):
     A metric with networks has `to(device)` as modules do. What it is given is on that device.
     """
 
-    scores: Mapping[str, bool]
-    of: Literal["images", "classes"]
+    # As properties, because nobody sets them: a dict will do, and one fixed for the class.
+    @property
+    def scores(self) -> Mapping[str, bool]: ...
+
+    @property
+    def of(self) -> Literal["images", "classes"]: ...
 
     def update(self, output: Tensor, target: Tensor) -> Mapping[str, Tensor]:
         """Take in a batch; gives the scores that single images have, (B,) each, or nothing.

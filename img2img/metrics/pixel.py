@@ -11,6 +11,8 @@ from img2img.errors import MetricError
 
 # Pixels; a smaller image has no SSIM.
 SSIM_WINDOW = 11
+# The window, at the fourth half of an image.
+MS_SSIM_LEAST = SSIM_WINDOW * 2**4
 
 
 class MeanOverImages:
@@ -71,7 +73,8 @@ class PSNR(MeanOverImages):
 class SSIM(MeanOverImages):
     """Structural similarity with an 11-pixel Gaussian window, through torchmetrics.
 
-    Source: Wang et al. 2004, "Image quality assessment". Raises MetricError for smaller images.
+    Source: Wang et al. 2004, "Image quality assessment". The window goes to the border, beyond
+    which the image is mirrored. Raises MetricError for smaller images.
     """
 
     name, higher_is_better = "ssim", True
@@ -81,10 +84,38 @@ class SSIM(MeanOverImages):
 
         if min(output.shape[-2:]) < SSIM_WINDOW:
             raise MetricError(
-                f"images of {output.shape[-1]} x {output.shape[-2]} pixels have no SSIM, whose "
-                f"window is {SSIM_WINDOW} pixels wide"
+                f"ssim needs images of {SSIM_WINDOW} pixels or more, the width of its window, and "
+                f"these have {output.shape[-1]} x {output.shape[-2]}"
             )
         values = structural_similarity_index_measure(
+            output, target, data_range=1.0, reduction="none"
+        )
+        assert isinstance(values, torch.Tensor)
+        return values
+
+
+class MSSSIM(MeanOverImages):
+    """Structural similarity at five scales, each half the one before, through torchmetrics.
+
+    Source: Wang et al. 2003, "Multiscale structural similarity for image quality assessment".
+    Raises MetricError for images of fewer than 176 pixels, whose smallest scale has no room for the
+    11-pixel window. A negative similarity of contrast counts as 0, which has a root.
+    """
+
+    name, higher_is_better = "ms_ssim", True
+
+    def of_each(self, output: Tensor, target: Tensor) -> Tensor:
+        from torchmetrics.functional.image import (
+            multiscale_structural_similarity_index_measure,
+        )
+
+        if min(output.shape[-2:]) < MS_SSIM_LEAST:
+            raise MetricError(
+                f"ms-ssim needs images of {MS_SSIM_LEAST} pixels or more, because it halves them "
+                f"four times, and these have {output.shape[-1]} x {output.shape[-2]}; ssim takes "
+                f"smaller ones"
+            )
+        values = multiscale_structural_similarity_index_measure(
             output, target, data_range=1.0, reduction="none"
         )
         assert isinstance(values, torch.Tensor)

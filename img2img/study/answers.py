@@ -21,7 +21,11 @@ FORMAT = "img2img-study-answers"
 LARGEST = 16 << 20
 
 
-class Answer(pydantic.BaseModel):
+class _Finite(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(allow_inf_nan=False)
+
+
+class Answer(_Finite):
     """What was said in one trial.
 
     Attributes:
@@ -39,7 +43,7 @@ class Answer(pydantic.BaseModel):
     by: str = ""
 
 
-class Answers(pydantic.BaseModel):
+class Answers(_Finite):
     """One participant's file.
 
     Attributes:
@@ -103,7 +107,9 @@ def read_answers(path: Path) -> Answers:
     if held.get("version") != 1:
         raise RequestError(f"{path} was saved by another version of the page; update img2img")
     try:
-        answers = Answers.model_validate_json(text, strict=True)
+        # Written anew: what somebody pasted into a file of their own may begin with a byte order
+        # mark or be UTF-16, which the one reader knows and the other does not.
+        answers = Answers.model_validate_json(json.dumps(held), strict=True)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -126,6 +132,17 @@ def _check(answers: Answers, path: Path) -> None:
         raise RequestError(f"{path} is damaged: it answers trials that the study does not have")
 
 
+def _of_one_person(first: Path, second: Path, answers: Answers, read: Sequence[Answers]) -> str:
+    told = f"{first} and {second} are both of the participant {printable(answers.participant)!r}"
+    same = [one.answers for one in read if one.participant == answers.participant]
+    if same[0] == same[1]:
+        return f"{told} and hold the same answers: leave one out"
+    return (
+        f"{told}, and each counts once: leave one out; or, where two people gave one name, change "
+        f"it in one of the files"
+    )
+
+
 def read_all(paths: Sequence[Path]) -> list[Answers]:
     """The answers of several participants in one study.
 
@@ -138,10 +155,7 @@ def read_all(paths: Sequence[Path]) -> list[Answers]:
     for path, answers in zip(paths, read, strict=True):
         studies.setdefault(answers.study, []).append(str(path))
         if answers.participant in people:
-            raise RequestError(
-                f"{people[answers.participant]} and {path} are both of the participant "
-                f"{printable(answers.participant)!r}, and each counts once: leave one out"
-            )
+            raise RequestError(_of_one_person(people[answers.participant], path, answers, read))
         people[answers.participant] = path
     if len(studies) > 1:
         listed = "".join(

@@ -15,6 +15,7 @@ from img2img.files import whole_file
 TRUE = ("1", "true", "yes", "on")
 # The longest value of a parameter, in characters, and the most in a request, that MLflow takes.
 LONGEST, AT_ONCE = 6000, 100
+RETRIES = "3"
 
 
 class MlflowLogger:
@@ -36,6 +37,8 @@ class MlflowLogger:
         # Here and not above: it takes seconds, and every command loads this module.
         from mlflow.tracking import MlflowClient
 
+        # MLflow's own seven are minutes of silence, before the first step, where no server answers.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
         client = MlflowClient()
         file = run_dir / "mlflow.json"
         known = _known_id(file, client, start_step)

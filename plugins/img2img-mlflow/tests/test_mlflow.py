@@ -1,6 +1,7 @@
 """What a run leaves in a local MLflow store, read back through MLflow itself."""
 
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -119,6 +120,18 @@ def test_warnings_and_checkpoints(client, tmp_path, monkeypatch):
     assert len(run.data.params["text"]) == 6000
     (sent,) = client.list_artifacts(run.info.run_id, "checkpoints/step-00000007")
     assert sent.path == "checkpoints/step-00000007/state.json"
+
+
+@pytest.mark.parametrize(("own", "used"), [(None, "3"), ("0", "0")])
+def test_a_server_that_is_not_there_is_given_up_soon(own, used, client, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "")
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    if own is not None:
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", own)
+    logger = img2img_mlflow.MlflowLogger()
+    logger.on_run_start(tmp_path, {"name": "x"}, 0, 10)
+    logger.on_run_end(9, True)
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == used
 
 
 def test_keys_of_a_recipe():

@@ -7,8 +7,9 @@ import os
 import secrets
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import img2img
 from img2img.files import whole_file
@@ -21,8 +22,8 @@ class WandbLogger:
 
     Its own files lie in `wandb/` in the run directory, W&B's id among them, so that a run that is
     resumed goes on as the same one there. `WANDB_MODE`, `WANDB_PROJECT` and the other variables of
-    W&B count; without a mode and an API key nothing is asked, and the run is logged offline.
-    `IMG2IMG_WANDB_CHECKPOINTS=1` also sends checkpoints.
+    W&B count; without an API key, or where W&B cannot be reached, nothing is asked, and the run is
+    logged offline. `IMG2IMG_WANDB_CHECKPOINTS=1` also sends checkpoints.
     """
 
     def __init__(self) -> None:
@@ -39,9 +40,10 @@ class WandbLogger:
         folder.mkdir(exist_ok=True)
         run_id = os.environ.get("WANDB_RUN_ID") or _known_id(folder, start_step)
         run_id = run_id or secrets.token_hex(4)
-        with whole_file(folder / "img2img.json") as partial:
-            partial.write_text(json.dumps({"id": run_id}) + "\n", encoding="utf-8")
-        self._run = wandb.init(
+        with whole_file(folder / "img2img.json") as file:
+            file.write_text(json.dumps({"id": run_id}) + "\n", encoding="utf-8")
+        init = partial(
+            wandb.init,
             project=os.environ.get("WANDB_PROJECT", "img2img"),
             name=os.environ.get("WANDB_NAME", run_dir.resolve().name),
             dir=str(run_dir),
@@ -50,10 +52,17 @@ class WandbLogger:
             config={**recipe, "total_steps": total_steps},
             # A run that goes on may do so for more steps.
             allow_val_change=True,
-            mode=_mode(wandb),
             # What is on the terminal belongs to the program: W&B would take it over.
             settings=wandb.Settings(console=os.environ.get("WANDB_CONSOLE", "off")),
         )
+        try:
+            self._run = init(mode=_mode(wandb))
+        except wandb.errors.Error as error:
+            if os.environ.get("WANDB_MODE") in ("offline", "disabled"):
+                raise
+            # A run of days should not go unlogged for an hour without network at its start.
+            _tell(f"W&B cannot be reached or refuses the key ({error}), so")
+            self._run = init(mode="offline")
         # By a number of our own: W&B's only grows, and a run that was killed repeats some steps.
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
@@ -121,18 +130,22 @@ def _known_id(folder: Path, start_step: int) -> str | None:
     return known if isinstance(known, str) else None
 
 
-def _mode(wandb: Any) -> str | None:
+def _mode(wandb: Any) -> Literal["offline"] | None:
     """`offline` where W&B would otherwise ask for a key, which nobody may be there to give."""
     if os.environ.get("WANDB_MODE"):
         return None
     if wandb.login(prompt=False):
         return None
+    _tell("there is no API key, which `wandb login` gives, so")
+    return "offline"
+
+
+def _tell(why: str) -> None:
     print(
-        "img2img-wandb: no API key, so the run is logged offline; `wandb login` gives one, "
-        "`wandb sync` sends what is there, and WANDB_MODE=offline or disabled keeps this quiet",
+        f"img2img-wandb: {why} the run is logged offline; `wandb sync` sends what is there, and "
+        f"WANDB_MODE=offline or disabled keeps this quiet",
         file=sys.stderr,
     )
-    return "offline"
 
 
 LOGGER = WandbLogger()

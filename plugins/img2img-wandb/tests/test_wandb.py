@@ -192,6 +192,34 @@ def test_without_a_key_nobody_is_asked(recipe, tmp_path, monkeypatch, capsys):
     assert "wandb login" in capsys.readouterr().err
 
 
+@needs_wandb
+@pytest.mark.parametrize("mode", ["", "online"])
+def test_without_network_a_run_is_logged_offline(mode, recipe, tmp_path, monkeypatch, capsys):
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", mode)
+    really = wandb.init
+
+    def login(**_):
+        raise wandb.errors.AuthenticationError("no route")
+
+    def init(**options):
+        if options["mode"] is None:
+            raise wandb.errors.CommError("no route")
+        return really(**options)
+
+    monkeypatch.setattr(wandb, "login", login)
+    monkeypatch.setattr(wandb, "init", init)
+    (tmp_path / "run").mkdir()
+    logger = img2img_wandb.WandbLogger()
+    logger.on_run_start(tmp_path / "run", {"name": "x"}, 0, 10)
+    logger.on_metrics({"step": 6, "losses": {"l1": 1.5}})
+    logger.on_run_end(10, True)
+    assert "refuses the key (no route), so the run is logged offline" in capsys.readouterr().err
+    (session,) = sessions(tmp_path / "run")
+    assert [row["losses/l1"] for row in history(session)] == [1.5]
+
+
 def test_events_outside_a_run_do_nothing():
     logger = img2img_wandb.WandbLogger()
     logger.on_metrics({"step": 1, "losses": {"l1": 1.0}})

@@ -1,0 +1,1 @@
+"""`img2img compare`: variants of a recipe, trained, scored and set side by side."""

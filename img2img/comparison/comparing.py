@@ -1,0 +1,265 @@
+"""A whole comparison: variants made, trained, scored, and set side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from img2img.assemble import assemble
+from img2img.comparison.directory import ComparisonDirectory, check_lengths
+from img2img.comparison.figure import draw_figure, figure_rows
+from img2img.comparison.running import Job, Slot, Watcher, train_all
+from img2img.comparison.scoring import Scorer, cached
+from img2img.comparison.table import Table, make_table, rows_as_json, to_csv, to_markdown
+from img2img.comparison.variants import Variant
+from img2img.engine.directory import RunDirectory
+from img2img.engine.processes import Processes
+from img2img.environment import version
+from img2img.errors import Img2ImgError, RecipeError, RequestError
+from img2img.held_out import held_out
+from img2img.plugins import Plugins
+from img2img.registry import Registry
+
+
+@dataclass
+class Comparison:
+    """What is compared, and how far it is.
+
+    Attributes:
+        variants: recipes.
+        seeds: of the runs of each.
+        directory: where all of it is.
+        jobs: the runs of each variant, by its name.
+        failed: why a run has no model, or no scores.
+        scores: of each run that has them, as `Scorer.score` gives them.
+        keys: what these depend on.
+        reference: said of it in `comparison.json`: the recipe's name, metrics, judge.
+    """
+
+    variants: list[Variant]
+    seeds: list[int]
+    directory: ComparisonDirectory
+    jobs: dict[str, list[Job]]
+    failed: dict[Job, str]
+    scores: dict[Job, dict[str, Any]]
+    keys: dict[Job, str]
+    reference: dict[str, Any]
+
+    @property
+    def all_jobs(self) -> list[Job]:
+        """Every variant's first seed, then the second: what is cut short compares all the same."""
+        return [job for of in zip(*self.jobs.values(), strict=True) for job in of]
+
+    def table(self) -> Table:
+        """Scores of all runs that have them."""
+        higher: dict[str, bool] = {}
+        ceiling: dict[str, float] = {}
+        runs: dict[str, dict[int, dict[str, float]]] = {}
+        for name, jobs in self.jobs.items():
+            found = {job.seed: self.scores[job] for job in jobs if job in self.scores}
+            runs[name] = {seed: of["scores"] for seed, of in found.items()}
+            for of in found.values():
+                higher |= of["higher_is_better"]
+                ceiling |= of["ceiling"]
+        return make_table(runs, higher, ceiling)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain values: what `comparison.json` holds."""
+        table = self.table()
+        cells = rows_as_json(table, list(self.jobs))
+        return {
+            "img2img": version(),
+            **self.reference,
+            "seeds": self.seeds,
+            "scores": table.scores,
+            "ceiling": table.ceiling,
+            "variants": [
+                {
+                    "name": variant.name,
+                    "folder": variant.folder,
+                    "steps": self.jobs[variant.name][0].steps,
+                    "recipe": variant.recipe.to_dict(),
+                    "scores": cells[variant.name],
+                    "runs": [self._run(job) for job in self.jobs[variant.name]],
+                }
+                for variant in self.variants
+            ],
+        }
+
+    def save(self) -> None:
+        self.directory.write_outcome(self.as_json())
+
+    def _run(self, job: Job) -> dict[str, Any]:
+        about: dict[str, Any] = {
+            "seed": job.seed,
+            "folder": job.folder.relative_to(self.directory.path).as_posix(),
+            "finished": job.finished(),
+        }
+        if job in self.failed:
+            about["error"] = self.failed[job]
+        if job in self.scores:
+            about |= {"key": self.keys[job], **self.scores[job]}
+        return about
+
+
+def prepare(
+    variants: list[Variant],
+    seeds: list[int],
+    directory: ComparisonDirectory,
+    plugins: Plugins,
+    reference: Mapping[str, Any],
+    *,
+    fresh: bool,
+) -> Comparison:
+    """Find out whether all variants can be trained here, and write down that they will be.
+
+    For whoever holds the directory's lock.
+
+    Raises:
+        RecipeError: settings that components refuse, of all variants, each with its name.
+        RequestError, DataError: other settings than before, or data that is not there.
+    """
+    if not fresh:
+        directory.check_runs(variants, seeds, plugins.registry)
+    steps = _steps(variants, seeds, directory, plugins, known=not fresh)
+    jobs = {
+        variant.name: [
+            Job(
+                variant.name,
+                seed,
+                directory.recipe(variant),
+                directory.run(variant, seed),
+                steps[variant.name],
+            )
+            for seed in seeds
+        ]
+        for variant in variants
+    }
+    made = Comparison(variants, seeds, directory, jobs, {}, {}, {}, dict(reference))
+    if fresh:
+        directory.clear(variants, seeds)
+    else:
+        check_lengths(made.all_jobs)
+    for variant in variants:
+        path = directory.recipe(variant)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        directory.write_text(path, variant.recipe.to_toml())
+    earlier = cached(directory.read_outcome())
+    if not earlier:
+        made.save()
+    return made
+
+
+def _steps(
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    directory: ComparisonDirectory,
+    plugins: Plugins,
+    *,
+    known: bool,
+) -> dict[str, int]:
+    """How many steps each variant's runs have; each is put together once to see that it can be."""
+    before: dict[str, int] = {}
+    if known:
+        for entry in directory.read_outcome().get("variants", []):
+            if isinstance(entry, dict) and isinstance(entry.get("steps"), int):
+                before[json.dumps(entry.get("recipe"), sort_keys=True)] = entry["steps"]
+    found: dict[str, int] = {}
+    problems: list[str] = []
+    for variant in variants:
+        steps = before.get(json.dumps(variant.recipe.to_dict(), sort_keys=True))
+        folders = [directory.run(variant, seed) for seed in seeds]
+        if steps is not None and all(
+            Job(variant.name, 0, Path(), folder, steps).finished() for folder in folders
+        ):
+            found[variant.name] = steps
+            continue
+        try:
+            run = assemble(
+                variant.recipe,
+                plugins,
+                RunDirectory(folders[0]),
+                device=torch.device("cpu"),
+                precision="float32",
+                initialize=False,
+                processes=Processes(),
+            )
+        except RecipeError as error:
+            problems += [f"variant {variant.name}: {problem}" for problem in error.problems]
+        else:
+            found[variant.name] = run.plan.total_steps
+    if problems:
+        raise RecipeError(problems)
+    return found
+
+
+def train_runs(
+    comparison: Comparison, slots: Sequence[Slot], arguments: Sequence[str], watcher: Watcher
+) -> None:
+    """Train what is not finished; what fails is written down, and the rest goes on.
+
+    Raises:
+        Interrupted: by Ctrl-C or SIGTERM.
+    """
+    waiting = [job for job in comparison.all_jobs if not job.finished()]
+    comparison.failed |= train_all(waiting, slots, arguments, watcher)
+
+
+def score_runs(
+    comparison: Comparison, scorer: Scorer, begin: Callable[[Job, int], Callable[[], None]]
+) -> None:
+    """Score finished runs whose scores are not known, and keep each as soon as it is."""
+    known = cached(comparison.directory.read_outcome())
+    waiting = []
+    for job in comparison.all_jobs:
+        if not job.finished():
+            continue
+        comparison.keys[job] = scorer.key(job)
+        if comparison.keys[job] in known:
+            comparison.scores[job] = known[comparison.keys[job]]
+        else:
+            waiting.append(job)
+    for job in waiting:
+        try:
+            comparison.scores[job] = scorer.score(job, partial(begin, job))
+        except Img2ImgError as error:
+            if isinstance(error, RequestError) and "judge" in str(error):
+                raise
+            comparison.failed[job] = str(error)
+        comparison.save()
+    comparison.save()
+
+
+def write_outcome(comparison: Comparison, scorer: Scorer, registry: Registry, rows: int) -> None:
+    """Write the tables and the figure, of what is there."""
+    directory, table = comparison.directory, comparison.table()
+    if not table.rows:
+        return
+    directory.write_text(directory.markdown, to_markdown(table))
+    directory.write_text(directory.csv, to_csv(table))
+    first = {
+        name: next((job for job in jobs if job in comparison.scores), None)
+        for name, jobs in comparison.jobs.items()
+    }
+    models = {name: job.folder for name, job in first.items() if job is not None}
+    said = [rows, [[name, comparison.keys[job]] for name, job in first.items() if job is not None]]
+    key = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    if comparison.directory.figure.is_file() and comparison.reference.get("figure") == key:
+        return
+    images = figure_rows(
+        models,
+        scorer.load,
+        lambda folder, translator: held_out(None, folder, translator, registry)[0],
+        rows,
+    )
+    if images:
+        draw_figure(directory.figure, images, ["source", *models, "target"])
+        comparison.reference["figure"] = key
+    comparison.save()

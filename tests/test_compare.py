@@ -1,0 +1,519 @@
+"""`img2img compare`: variants, their training, and what is made of their scores."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from img2img.cli import app
+from img2img.comparison.running import Job, Slot, last_step, make_slots, train_all
+from img2img.comparison.variants import make_variants, parse_vary, split_values
+from img2img.errors import RecipeError, RequestError
+from img2img.recipe_files import find_recipe
+from img2img.recipe_parser import load_recipe
+
+STEPS = "steps = 3\nlog_every = 1\n"
+
+
+@pytest.fixture
+def recipe(pairs_folder, tiny_tables, monkeypatch):
+    """A tiny recipe's path, in a folder that is the current one."""
+    monkeypatch.chdir(pairs_folder.parent)
+    Path("tiny.toml").write_text(tiny_tables + STEPS)
+    return Path("tiny.toml")
+
+
+def losses(variant):
+    return [(loss.name, loss.weight) for loss in variant.recipe.losses]
+
+
+# Variants
+
+
+def test_losses_have_the_recipes_weights_and_the_discriminator_to_fit(recipe, registry):
+    named = ["l1", "gan", "cgan", "l1+gan", "l2+l1*7+cgan", "adversarial"]
+    made = {v.name: v for v in make_variants(recipe, registry, {"losses": named})}
+    assert list(made) == named
+    assert losses(made["l1"]) == [("l1", 100.0)]
+    assert made["l1"].recipe.discriminator is None
+    assert losses(made["gan"]) == [("adversarial", 1.0)]
+    assert made["gan"].recipe.conditional is False
+    assert made["cgan"].recipe.conditional is True
+    assert losses(made["l1+gan"]) == [("l1", 100.0), ("adversarial", 1.0)]
+    assert losses(made["l2+l1*7+cgan"]) == [("l2", 100.0), ("l1", 7.0), ("adversarial", 1.0)]
+    for name in ("gan", "cgan", "l1+gan", "adversarial"):
+        assert made[name].recipe.discriminator.settings["width"] == 4
+    assert len({v.folder for v in made.values()}) == len(named)
+
+
+def test_losses_keep_settings_and_a_discriminator_comes_where_there_was_none(recipe, registry):
+    recipe.write_text(recipe.read_text().replace("weight = 100", "weight = 30"))
+    kept = make_variants(recipe, registry, {"losses": ["l1"]}, ["losses.l1.weight=5"])
+    assert losses(kept[0]) == [("l1", 5.0)]
+    text = recipe.read_text().replace('[discriminator]\nname = "patchgan16"\nwidth = 4\n', "")
+    recipe.write_text(text.replace('[[losses]]\nname = "adversarial"\n', ""))
+    (made,) = make_variants(recipe, registry, {"losses": ["l1+gan"]})
+    assert (made.recipe.discriminator.name, made.recipe.conditional) == ("patchgan70", False)
+
+
+def test_every_combination_in_order(recipe, registry):
+    vary = {"generator.width": [4, 8], "losses": ["l1", "cgan"], "data.mirror": [True]}
+    made = make_variants(recipe, registry, vary, ["train.steps=9"])
+    assert [v.name for v in made] == [
+        f"width={width}, {loss}, mirror=true" for width in (4, 8) for loss in ("l1", "cgan")
+    ]
+    assert [v.recipe.generator.settings["width"] for v in made] == [4, 4, 8, 8]
+    assert {v.recipe.train.steps for v in made} == {9}
+
+
+def test_a_key_of_a_loss_varies_with_the_losses(recipe, registry):
+    vary = {"losses.l1.weight": [1, 2], "losses": ["l1", "l1+cgan"]}
+    made = make_variants(recipe, registry, vary)
+    assert [dict(losses(v))["l1"] for v in made] == [1, 1, 2, 2]
+
+
+def test_mistakes_of_all_variants_at_once(recipe, registry):
+    with pytest.raises(RecipeError) as caught:
+        make_variants(recipe, registry, {"losses": ["l1", "l3", "l1*x", "gan+cgan", "ssim"]})
+    said = caught.value.problems
+    assert [line.split(":")[0] for line in said] == [
+        "variant l3",
+        "variant l1*x",
+        "variant gan+cgan",
+    ]
+    assert "'l3' is not a loss" in said[0]
+    with pytest.raises(RecipeError) as caught:
+        make_variants(recipe, registry, {"generator.name": ["unet", "unett"], "losses": ["l1"]})
+    assert "variant unett, l1: " in str(caught.value)
+    assert "did you mean 'unet'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("vary", "said"),
+    [
+        ({}, "nothing to compare"),
+        ({"losses": []}, "nothing to compare"),
+        ({"train.seed": [1, 2]}, "--seeds"),
+        ({"losses": ["l1", "l1"]}, "twice"),
+        ({"generator.width": list(range(300))}, "300 variants"),
+    ],
+)
+def test_what_cannot_vary(recipe, registry, vary, said):
+    with pytest.raises(RequestError, match=said):
+        make_variants(recipe, registry, vary)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a,b", ["a", "b"]),
+        ("[1, 2],[3]", ["[1, 2]", "[3]"]),
+        ('{a = [1, 2], b = 3}, "x,y"', ["{a = [1, 2], b = 3}", '"x,y"']),
+        ("'it]s,', b", ["'it]s,'", "b"]),
+    ],
+)
+def test_commas_within_brackets_and_quotes_part_nothing(text, parts):
+    assert split_values(text) == parts
+
+
+def test_values_are_toml_or_text():
+    assert parse_vary("generator.width=4, 8") == ("generator.width", [4, 8])
+    assert parse_vary("losses=l1,l1*2+cgan") == ("losses", ["l1", "l1*2+cgan"])
+    assert parse_vary("a.b=[1,2],true,'x,y'") == ("a.b", [[1, 2], True, "x,y"])
+    for wrong in ("losses", "=1", "losses=l1,,cgan", "losses="):
+        with pytest.raises(RequestError, match="--vary"):
+            parse_vary(wrong)
+
+
+def test_a_folder_for_each_name(recipe, registry):
+    made = make_variants(recipe, registry, {"description": ["a/b", "a?b", "a-b", "..", "ü" * 99]})
+    folders = [v.folder for v in made]
+    assert len(set(folders)) == 5
+    assert folders[2] == "a-b"
+    for folder in folders:
+        assert Path(folder).name == folder
+        assert folder.isascii()
+        assert not folder.startswith(".")
+
+
+# The table in a recipe
+
+TABLE = """
+[compare]
+seeds = 2
+metrics = ["l1"]
+[compare.vary]
+losses = ["l1", "cgan"]
+generator.width = [4, 8]
+"discriminator.width" = [4]
+"""
+
+
+def test_a_recipe_says_what_to_compare(recipe, registry):
+    recipe.write_text(recipe.read_text() + TABLE)
+    found = load_recipe(recipe, registry)
+    assert (found.compare.seeds, found.compare.metrics) == (2, ("l1",))
+    assert found.compare.vary == {
+        "losses": ("l1", "cgan"),
+        "generator.width": (4, 8),
+        "discriminator.width": (4,),
+    }
+    # One run has no use for it.
+    assert "compare" not in found.to_toml()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("seeds = 0", "compare.seeds"),
+        ("seedss = 1", "did you mean 'seeds'"),
+        ("vary = 1", "compare.vary"),
+        ('vary.losses = "l1"', "compare.vary.losses should be a list"),
+    ],
+)
+def test_mistakes_in_that_table(recipe, registry, wrong, said):
+    recipe.write_text(recipe.read_text() + f"[compare]\n{wrong}\n")
+    line = len(recipe.read_text().splitlines())
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe, registry)
+    assert said in str(caught.value)
+    assert f"tiny.toml:{line}" in str(caught.value) or f"tiny.toml:{line - 1}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "variants"), [("losses", 5), ("generators", 4), ("receptive_fields", 4)]
+)
+def test_the_papers_comparisons(name, variants, registry):
+    path = find_recipe(f"compare/{name}")
+    base = load_recipe(path, registry)
+    assert base.compare.seeds == 3
+    assert base.compare.judge == "runs/facades-segmenter"
+    made = make_variants(path, registry, base.compare.vary)
+    assert len(made) == variants
+    batch = 10 if name == "generators" else 1
+    for variant in made:
+        assert variant.recipe.train.batch_size == batch
+        assert dict(losses(variant)).get("l1", 100.0) == 100.0
+        assert variant.recipe.inference.statistics == ("running" if batch == 10 else "image")
+
+
+# Where runs are trained
+
+
+def test_slots_follow_the_devices(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    def devices(*args):
+        return [slot.device for slot in make_slots(*args)]
+
+    assert devices("cuda", "auto", None, 3, 16) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert devices("cuda", "cuda", 4, 2, 16) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert devices("cuda", "cuda:1", None, 3, 16) == ["cuda:1"]
+    assert devices("cpu", "auto", None, 0, 16) == ["auto"]
+    (alone,) = make_slots("cpu", "cpu", None, 0, 8)
+    assert alone.environment == {}
+    for slot in make_slots("cpu", "cpu", 3, 0, 8):
+        assert slot.environment == {"OMP_NUM_THREADS": "2", "LOCAL_WORLD_SIZE": "3"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert make_slots("cpu", "cpu", 2, 0, 8)[0].environment["OMP_NUM_THREADS"] == "1"
+    with pytest.raises(RequestError, match="4 cores"):
+        make_slots("cpu", "cpu", 5, 0, 4)
+
+
+def test_the_last_step_of_a_file_that_is_being_written(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert last_step(path) == 0
+    path.write_bytes(b'{"step": 1}\n' * 10_000 + b'{"step": 7, "x": 1}\n{"step": 8, "x')
+    assert last_step(path) == 7
+
+
+class Watcher:
+    """Remembers what it is told."""
+
+    def __init__(self):
+        self.told = []
+
+    def started(self, job, slot):
+        self.told.append(("started", job.name))
+
+    def reached(self, job, step):
+        pass
+
+    def ended(self, job, error):
+        self.told.append(("ended", job.name))
+
+
+def test_runs_at_once_and_one_that_fails(tmp_path, monkeypatch):
+    """With a stand-in for `img2img run` that writes down when it began and ended."""
+    script = tmp_path / "run"
+    script.write_text(
+        f"#!{sys.executable}\n"
+        "import sys, time, pathlib\n"
+        "out = pathlib.Path(sys.argv[sys.argv.index('--out') + 1])\n"
+        "begun = time.time()\n"
+        "time.sleep(0.6)\n"
+        "(out.parent / f'{out.name}.times').write_text(f'{begun} {time.time()}')\n"
+        "if out.name == 'seed-1':\n"
+        "    print('error: the loss is not finite', file=sys.stderr)\n"
+        "    sys.exit(1)\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    monkeypatch.setattr(Job, "finished", lambda self: True)
+    jobs = [Job("v", i, tmp_path / "r", tmp_path / f"v/seed-{i}", 1) for i in range(4)]
+    watcher = Watcher()
+    failed = train_all(jobs, [Slot("cpu"), Slot("cpu")], [], watcher)
+    assert failed == {jobs[1]: "the loss is not finite"}
+    assert len(watcher.told) == 8
+    times = [
+        tuple(map(float, (tmp_path / f"v/seed-{i}.times").read_text().split())) for i in range(4)
+    ]
+    running = [sum(begin <= t < end for begin, end in times) for t, _ in times]
+    assert max(running) == 2
+
+
+# From end to end
+
+
+class InProcess:
+    """Stands in for a process that runs `img2img run`, and is there at once."""
+
+    def __init__(self, command, *, stderr, stdin, **options):
+        assert command[1:4] == ["-m", "img2img", "run"]
+        assert stdin == subprocess.PIPE
+        self.stdin = None
+        done = CliRunner().invoke(app, [word for word in command[3:] if "stdin" not in word])
+        stderr.write(done.output.encode())
+        if done.exception is not None:
+            stderr.write(f"error: {done.exception}\n".encode())
+        self.code = getattr(done.exception, "exit_code", 1) if done.exception else 0
+
+    def poll(self):
+        return self.code
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Runs without processes of their own, whose start takes most of their time."""
+    # The name alone: others start processes of another kind meanwhile.
+    stand_in = SimpleNamespace(Popen=InProcess, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr("img2img.comparison.running.subprocess", stand_in)
+    monkeypatch.setattr("img2img.comparison.running.PAUSE", 0.01)
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, ["compare", "tiny.toml", "--device", "cpu", *arguments])
+
+
+def contents(folder, *names):
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def test_a_comparison(recipe, registry, in_process):
+    out = Path("out")
+    given = ("--vary", "losses=l1,l1+cgan", "--seeds", "2", "--out", "out", "--rows", "2")
+    done = invoke(*given, "--jobs", "2", "--metric", "l1", "--metric", "psnr", "--json")
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said == json.loads((out / "comparison.json").read_text())
+    assert [v["name"] for v in said["variants"]] == ["l1", "l1+cgan"]
+    for variant in said["variants"]:
+        values = []
+        for seed, run in enumerate(variant["runs"]):
+            folder = out / variant["folder"] / f"seed-{seed}"
+            trained = load_recipe(folder / "recipe.toml", registry)
+            assert trained.train.seed == seed
+            assert (trained.discriminator is None) == (variant["name"] == "l1")
+            lines = (folder / "metrics.jsonl").read_text().splitlines()
+            last = [json.loads(line) for line in lines if "validation" in line][-1]["validation"]
+            assert run["scores"].keys() == {"l1", "psnr"}
+            assert run["scores"]["l1"] == pytest.approx(last["l1"], abs=1e-6)
+            values.append(run["scores"]["l1"])
+        cell = variant["scores"]["l1"]
+        assert cell["mean"] == pytest.approx(np.mean(values))
+        # 12.7062 is Student's t for one degree of freedom.
+        half = 12.7062 * np.std(values, ddof=1) / 2**0.5
+        assert cell["interval"] == pytest.approx(half, rel=1e-4)
+    rows = list(csv.DictReader((out / "table.csv").open()))
+    assert [row["variant"] for row in rows] == ["l1", "l1+cgan"]
+    assert float(rows[1]["l1"]) == pytest.approx(said["variants"][1]["scores"]["l1"]["mean"])
+    assert "| l1+cgan |" in (out / "table.md").read_text()
+    with Image.open(out / "figure.png") as figure:
+        # Four columns of 32 pixels, enlarged six times.
+        assert figure.width == 4 * 192 + 5 * 4
+        assert 2 * 192 < figure.height < 2 * 192 + 60
+
+    # Again: nothing is trained or scored anew, the table is told.
+    before = contents(out, "l1/seed-0/model.safetensors", "l1/seed-0/metrics.jsonl", "figure.png")
+    stamps = [path.stat().st_mtime_ns for path in (out / "figure.png", out / "l1/seed-0.log")]
+    again = invoke(*given, "--metric", "l1", "--metric", "psnr")
+    assert again.exit_code == 0, again.output
+    assert "scoring" not in again.output
+    assert "4 runs, 4 finished" in again.output
+    assert "over 2 seeds" in " ".join(again.output.split())
+    assert contents(out, *before) == before
+    now = [path.stat().st_mtime_ns for path in (out / "figure.png", out / "l1/seed-0.log")]
+    assert now == stamps
+
+    # Other metrics: scored anew, not trained. One seed less: no interval, and said so.
+    other = invoke(*given, "--seeds", "1", "--metric", "l1", "--metric", "ssim")
+    assert other.exit_code == 0, other.output
+    assert "scoring l1, seed 0" in other.output
+    assert "One seed" in other.output
+    assert "±" not in other.output
+    assert contents(out, "l1/seed-0/metrics.jsonl").items() <= before.items()
+
+    # Other settings in the same place.
+    wrong = invoke(*given, "--set", "generator.width=8")
+    assert wrong.exit_code != 0
+    assert "generator.width" in str(wrong.exception)
+    assert "--fresh" in str(wrong.exception)
+    assert contents(out, *list(before)[:2]).items() <= before.items()
+    short = ("--seeds", "1", "--metric", "l1", "--set", "generator.width=8")
+    fresh = invoke(*given, *short, "--fresh")
+    assert fresh.exit_code == 0, fresh.output
+    trained = load_recipe(out / "l1/seed-0/recipe.toml", registry)
+    assert trained.generator.settings["width"] == 8
+
+
+def test_one_that_fails_leaves_the_rest(recipe, in_process):
+    plugin = Path("failing.py")
+    plugin.write_text(
+        "import torch\n"
+        "from img2img import hookimpl\n"
+        "class Exploding(torch.nn.Module):\n"
+        "    def forward(self, output, target):\n"
+        "        return (output - target).abs().mean() * float('inf')\n"
+        "@hookimpl\n"
+        "def register(registry):\n"
+        "    registry.loss('exploding', Exploding)\n"
+    )
+    done = invoke(
+        *("--vary", "losses=exploding,l1", "--seeds", "1", "--out", "out", "--metric", "l1"),
+        *("--plugin", "failing.py"),
+    )
+    assert done.exit_code == 1, done.output
+    assert "1 of 2 runs failed" in str(done.exception)
+    assert "failed: exploding, seed 0: " in done.output
+    assert "finite" in done.output
+    said = json.loads(Path("out/comparison.json").read_text())
+    assert [v["runs"][0]["finished"] for v in said["variants"]] == [False, True]
+    assert said["variants"][1]["scores"]["l1"]["best"] is True
+    assert "finite" in said["variants"][0]["runs"][0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ((), "nothing to compare"),
+        (("--vary", "losses=l1,l3"), "variant l3"),
+        (("--vary", "losses=l1", "--vary", "losses=cgan"), "twice"),
+        (("--vary", "losses=l1,cgan", "--metric", "l9"), "'l9' is not a metric"),
+        (("--vary", "losses=l1,cgan", "--metric", "fcn-score"), "--judge"),
+        (("--vary", "losses=l1,cgan", "--metric", "accuracy"), "judge"),
+        (("--vary", "losses=l1,cgan", "--judge", "nowhere"), "nowhere"),
+        (("--vary", "generator.width=4,0"), "variant width=0"),
+        (("--vary", "data.crop_size=32,30"), "variant crop_size=30"),
+        (("--vary", "losses=l1,cgan", "--out", "pairs"), "holds no comparison"),
+        (("--vary", "losses=l1,cgan", "--out", "pairs", "--fresh"), "holds no comparison"),
+    ],
+)
+def test_nothing_is_written_for_what_is_wrong(recipe, given, said):
+    out = () if "--out" in given else ("--out", "out")
+    done = invoke(*given, *out)
+    assert said in str(done.exception)
+    assert done.exception.exit_code == 2
+    assert not Path("out").exists()
+
+
+def test_two_at_once_are_refused(recipe):
+    from img2img.engine.lock import RunLock
+
+    Path("out").mkdir()
+    held = RunLock(Path("out"))
+    held.take()
+    try:
+        done = invoke("--vary", "losses=l1,cgan", "--out", "out")
+    finally:
+        held.release()
+    assert "another run" in str(done.exception)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_interrupted_it_goes_on(recipe, request):
+    """Its runs end with it, whole, and the same command goes on from there."""
+    given = ["compare", "tiny.toml", "--vary", "losses=l1", "--seeds", "1", "--metric", "l1"]
+    given += ["--device", "cpu", "--out", "out", "--set"]
+    started = subprocess.Popen(
+        [sys.executable, "-m", "img2img", *given, "train.steps=100000"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    run = Path("out/l1/seed-0")
+    deadline = time.monotonic() + 120
+    while last_step(run / "metrics.jsonl") < 3:
+        assert time.monotonic() < deadline
+        assert started.poll() is None
+        time.sleep(0.05)
+    started.send_signal(signal.SIGTERM)
+    _, said = started.communicate(timeout=60)
+    assert started.returncode == 130
+    assert "the same command goes on" in said
+    (saved,) = run.glob("checkpoints/step-*")
+    step = int(saved.name.removeprefix("step-"))
+    assert "stopped at step" in (run.parent / "seed-0.log").read_text()
+    request.getfixturevalue("in_process")
+    done = CliRunner().invoke(app, [*given, f"train.steps={step + 2}"])
+    assert done.exit_code == 0, done.output
+    assert f"going on from step {step}" in (run.parent / "seed-0.log").read_text()
+    assert json.loads(Path("out/comparison.json").read_text())["variants"][0]["scores"]["l1"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_runs_end_with_whoever_started_them(tmp_path):
+    """Killed, a comparison can ask nobody anything: its end of a pipe goes with it."""
+    (tmp_path / "run").write_text(
+        f"#!{sys.executable}\n"
+        "import pathlib, sys\n"
+        f"pathlib.Path({str(tmp_path)!r}, 'begun').touch()\n"
+        "sys.stdin.read()\n"
+        f"pathlib.Path({str(tmp_path)!r}, 'ended').touch()\n"
+    )
+    (tmp_path / "run").chmod(0o755)
+    started = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys\n"
+            "from pathlib import Path\n"
+            "from unittest.mock import MagicMock\n"
+            "from img2img.comparison.running import Job, Slot, train_all\n"
+            f"here = Path({str(tmp_path)!r})\n"
+            "sys.executable = str(here / 'run')\n"
+            "job = Job('v', 0, here / 'r', here / 'v' / 'seed-0', 1)\n"
+            "train_all([job], [Slot('cpu')], [], MagicMock())\n",
+        ]
+    )
+    deadline = time.monotonic() + 60
+    try:
+        while not (tmp_path / "begun").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(0.2)
+        assert not (tmp_path / "ended").exists()
+    finally:
+        started.kill()
+        started.wait()
+    while not (tmp_path / "ended").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
