@@ -53,7 +53,7 @@ def on_metrics(metrics: Mapping[str, Any]) -> None:
 
     Args:
         metrics: that line: `step` and either `losses` (with `epoch`, `images`, `elapsed_s`,
-            `images_per_s`) or `validation`.
+            `images_per_s`) or `validation` (with `higher_is_better`, of each score).
     """
 
 

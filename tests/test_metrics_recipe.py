@@ -1,12 +1,14 @@
 """`[[metrics]]` of a recipe: what is refused, what is built, and what may change."""
 
 import re
+from typing import ClassVar
 
 import pytest
 import torch
 import torchvision
 
 from img2img.assemble import metrics_of
+from img2img.assemble.metrics import check_count
 from img2img.document import Document
 from img2img.errors import MetricError, RecipeError
 from img2img.recipe_parser import parse_recipe
@@ -53,6 +55,32 @@ def test_what_suits_the_task_is_usual(registry):
     assert read(registry).metrics == ()
     assert "metrics" not in read(registry).to_dict()
     assert list(builder(registry, "", "metrics=[]")()) == ["l1", "psnr", "ssim"]
+
+
+def test_as_many_pairs_as_they_need(registry):
+    class Several:
+        """A metric of five images."""
+
+        of = "images"
+        scores: ClassVar = {"several": True}
+        least = 5
+
+        def update(self, output, target):
+            return {}
+
+        def compute(self):
+            return {"several": 1.0}
+
+    registry.metric("several", Several)
+    recipe = read(registry, table("l1") + table("several"))
+    build = metrics_of(recipe, registry, Paired())
+    check_count(recipe, build, 5, 200)
+    for pairs, most in ((4, 200), (90, 4)):
+        with pytest.raises(RecipeError) as caught:
+            check_count(recipe, build, pairs, most)
+        (said,) = caught.value.problems
+        assert "scored.toml:13: metrics.1: several needs 5 images" in said, said
+        assert f"scores 4 pairs of {pairs}" in said
 
 
 def test_named_ones_are_built_anew_with_their_settings(registry):

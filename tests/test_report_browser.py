@@ -428,9 +428,14 @@ def test_of_many_scores_the_best_step_follows_their_direction(
     browser: Browser, tmp_path: Path
 ) -> None:
     (tmp_path / "recipe.toml").write_text('[train]\nbest_by = "fid"\n')
+    (tmp_path / "best.safetensors").touch()
     lines = [
         json.dumps(
-            {"step": step, "validation": dict.fromkeys(("l1", "psnr", "kid", "x", "fid"), v)}
+            {
+                "step": step,
+                "validation": dict.fromkeys(("l1", "psnr", "kid", "x", "y", "fid"), v),
+                "higher_is_better": {"y": True},
+            }
         )
         for step, v in ((10, 0.3), (20, 0.1), (30, 0.2))
     ]
@@ -445,6 +450,7 @@ def test_of_many_scores_the_best_step_follows_their_direction(
         "0.3000 at step 10",
         "0.1000 at step 20",
         "\N{EN DASH}",
+        "0.3000 at step 10",
         "0.1000 at step 20",
     ]
     chief = re.findall(r"Validation (\w+)", text_of(browser, "header"))

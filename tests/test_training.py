@@ -299,7 +299,9 @@ def test_a_run_that_is_told_to_end_where_it_stands_is_scored(tmp_path, recipe):
     assert all("validation" not in line for line in lines(tmp_path / "run"))
     finished = run(recipe, tmp_path / "run", resume=True, train__steps=2)
     assert {"l1", "l1_mean_target"} <= finished.validation.keys()
-    assert lines(tmp_path / "run")[-1] == {"step": 2, "validation": finished.validation}
+    last = lines(tmp_path / "run")[-1]
+    assert (last["step"], last["validation"]) == (2, finished.validation)
+    assert last["higher_is_better"] == {"l1": False, "psnr": True, "ssim": True}
 
 
 def test_damaged_checkpoint_says_what_to_do(tmp_path, recipe):

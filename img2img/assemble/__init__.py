@@ -19,7 +19,7 @@ from img2img.assemble.datasets import (
     still_transform,
     warn_of_scales,
 )
-from img2img.assemble.metrics import metrics_of
+from img2img.assemble.metrics import check_count, metrics_of
 from img2img.assemble.networks import activation_of, build_networks
 from img2img.assemble.problems import Problems
 from img2img.bundle import BundleInfo
@@ -32,6 +32,7 @@ from img2img.engine.processes import Processes
 from img2img.engine.run import Plan, Run
 from img2img.engine.schedule import Schedule
 from img2img.environment import version
+from img2img.evaluation.scores import MOST_PAIRS
 from img2img.inference import Policy
 from img2img.methods import Method, WeightedLoss
 from img2img.plugins import Plugins
@@ -86,6 +87,7 @@ def assemble(
     task, method = build_networks(recipe, plugins.registry, device, resolved, initialize=initialize)
     build_metrics = metrics_of(recipe, plugins.registry, task)
     data = build_datasets(recipe, plugins.registry, task)
+    check_count(recipe, build_metrics, len(data.validation), MOST_PAIRS)
     sizes = check_pairs(data.train.pairs, recipe, task)
     scale = [1.0, 1.0]
     if recipe.data.resize:

@@ -73,6 +73,35 @@ def metrics_of(recipe: Recipe, registry: Registry, task: Task) -> Callable[[], d
     return build
 
 
+def check_count(
+    recipe: Recipe, build: Callable[[], Mapping[str, Metric]], pairs: int, most: int
+) -> None:
+    """Whether validation has as many pairs as its metrics need.
+
+    Args:
+        recipe: of the run.
+        build: as `metrics_of` gives it.
+        pairs: held out.
+        most: of them are scored in a validation.
+
+    Raises:
+        RecipeError: it has not.
+    """
+    problems = Problems(recipe)
+    # Those that no recipe names need one.
+    built = build() if recipe.metrics else {}
+    for i, name in enumerate(choice.name for choice in recipe.metrics):
+        least = getattr(built.get(name), "least", 1)
+        if min(pairs, most) < least:
+            there = f"validation scores {min(pairs, most)} pairs of {pairs}"
+            problems.add(
+                ("metrics", i),
+                f"{name} needs {least} images or more, and {there}: leave it to `img2img eval`, "
+                f"which takes all pairs, or look at its settings with `img2img show metric {name}`",
+            )
+    problems.raise_any()
+
+
 def _first(
     problems: Problems, key: KeyPath, component: Component, choice: Choice, sort: str, count: int
 ) -> Metric | None:

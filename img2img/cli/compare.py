@@ -144,7 +144,9 @@ def compare(
             "judge": str(judged_by) if judged_by else None,
             "figure": directory.read_outcome().get("figure"),
         }
-        made = prepare(variants, all_seeds, directory, plugins, reference, fresh=fresh)
+        made = prepare(
+            variants, all_seeds, directory, plugins, reference, scorer, names, fresh=fresh
+        )
         arguments = ["--precision", precision] if precision else []
         for file in plugin or ():
             arguments += ["--plugin", str(file)]
@@ -162,10 +164,13 @@ def compare(
         with contextlib.suppress(OSError):
             directory.path.rmdir()
     _report(made, console, as_json=json, quiet=quiet)
+    problems = []
     if made.failed:
-        raise Img2ImgError(
-            f"{len(made.failed)} of {len(made.all_jobs)} runs failed, and are left out: see above"
-        )
+        problems.append(f"{len(made.failed)} of {len(made.all_jobs)} runs failed and are left out")
+    if lost := [name for name in metrics if name in names and name in made.missing]:
+        problems.append(f"{', '.join(lost)} could not be computed")
+    if problems:
+        raise Img2ImgError(f"{'; '.join(problems)}; the reasons are above")
 
 
 def _report(made: Comparison, console: Console, *, as_json: bool, quiet: bool) -> None:
@@ -182,15 +187,13 @@ def _report(made: Comparison, console: Console, *, as_json: bool, quiet: bool) -
         print(json.dumps(made.as_json(), indent=2, ensure_ascii=False))
     elif not quiet and made.scores:
         print_table(made.table(), Console(highlight=False))
-    missing: dict[str, str] = {}
     for job, why in made.failed.items():
         print(f"failed: {printable(job.name)}: {printable(why)}", file=sys.stderr)
         if job.log.is_file():
             print(f"  all that it said: {printable(str(job.log))}", file=sys.stderr)
-    for found in made.scores.values():
-        missing |= found["failed"]
-        if found["skipped"]:
-            missing["some pairs"] = "they cannot be read"
+    missing = dict(made.missing)
+    if any(found["skipped"] for found in made.scores.values()):
+        missing["some pairs"] = "they cannot be read"
     for name, why in missing.items():
         print(f"warning: without {printable(name)}: {printable(why)}", file=sys.stderr)
     for path in (made.directory.figure, made.directory.markdown, made.directory.outcome):

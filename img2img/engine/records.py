@@ -162,7 +162,11 @@ class Records:
         if state.step == run.plan.total_steps:
             scores |= baselines(run.still_pairs, run.validation_pairs, run.task)
         if scores:
-            line = {"step": state.step, "validation": scores}
+            line = {
+                "step": state.step,
+                "validation": scores,
+                "higher_is_better": found.higher_is_better,
+            }
             run.directory.add_metrics(line)
             self._events.tell("on_metrics", metrics=line)
         return seen

@@ -16,7 +16,9 @@ class Metric(Protocol):
         of: what it is given: `images`, (B, 3, H, W) float32 in [0, 1], sRGB, rounded to 8 bits,
             or `classes`, (B, H, W) int64, the class of each pixel.
 
-    A metric with networks has `to(device)` as modules do. What it is given is on that device.
+    A metric that needs several images says how many with `least`, so that too few are told of
+    before any is made. A metric with networks has `to(device)` as modules do, and what it is given
+    is on that device.
     """
 
     # As properties, because nobody sets them: a dict will do, and one fixed for the class.

@@ -34,8 +34,8 @@ class FID:
     def __init__(
         self, *, features: Width = 2048, least: int | None = None, weights: str | None = None
     ) -> None:
-        self._least = features + 1 if least is None else least
-        if self._least < 2:
+        self.least = features + 1 if least is None else least
+        if self.least < 2:
             raise ValueError(f"least must be 2 or more, for a covariance, not {least}")
         from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -58,13 +58,13 @@ class FID:
         return {}
 
     def compute(self) -> dict[str, float]:
-        if self._count < self._least:
+        if self._count < self.least:
             raise MetricError(
-                f"fid needs {self._least} images or more, and there are {self._count}: take kid, "
+                f"fid needs {self.least} images or more, and there are {self._count}: take kid, "
                 f"which suits few images; or set least = {max(2, self._count)} for a number that "
                 f"compares only with others over as many images"
                 if self._count > 1
-                else f"fid needs {self._least} images or more, and there are {self._count}"
+                else f"fid needs {self.least} images or more, and there are {self._count}"
             )
         # Not every device has eigenvalues of a matrix that is not symmetric.
         distance = float(self._distance.to("cpu").compute())
@@ -92,6 +92,7 @@ class KID:
     """
 
     of: Literal["images", "classes"] = "images"
+    least = 2
 
     def __init__(
         self,
@@ -125,7 +126,7 @@ class KID:
         from torchmetrics.image.kid import poly_mmd
 
         count = sum(map(len, self._outputs))
-        if count < 2:
+        if count < self.least:
             raise MetricError(f"kid needs 2 images or more, and there are {count}")
         outputs, targets = (torch.cat(f).double() for f in (self._outputs, self._targets))
         if count <= self._subset_size:

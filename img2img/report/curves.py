@@ -18,6 +18,7 @@ MAX_WARNINGS = 20  # of all kinds; a sick run has a few
 def read_metrics(text: str, remarks: list[str]) -> dict[str, Any]:
     """Losses and validation scores as curves, and how far the run has come."""
     found: dict[str, dict[str, dict[int, float]]] = {"losses": {}, "validation": {}}
+    higher: dict[str, bool] = {}
     progress: dict[str, float] = {}
     speeds: list[float] = []
     warnings: dict[str, list[str]] = {}
@@ -34,6 +35,9 @@ def read_metrics(text: str, remarks: list[str]) -> dict[str, Any]:
             for name, value in values.items() if isinstance(values, dict) else ():
                 # By step, and the later line wins: a resumed run repeats what its checkpoint lacks.
                 by_name.setdefault(name, {})[step] = _number(value)
+        directions = record.get("higher_is_better")
+        for name, better in directions.items() if isinstance(directions, dict) else ():
+            higher[name] = bool(better)
         _note_warning(record, step, warnings)
         progress["step"] = step
         for key in ("images", "elapsed_s", "images_per_s"):
@@ -50,6 +54,8 @@ def read_metrics(text: str, remarks: list[str]) -> dict[str, Any]:
     if speeds:  # the median, because the first steps compile and warm up
         progress["images_per_s"] = statistics.median(speeds)
     curves = {kind: [_curve(*item) for item in by_name.items()] for kind, by_name in found.items()}
+    for curve in curves["validation"]:
+        curve["higher"] = higher.get(curve["name"])
     return {"progress": progress, **curves}
 
 

@@ -12,12 +12,14 @@ const scoreSeries = new Map(run.validation.map((s) => [s.name, s]));
 const final = (s) => s.values[s.values.length - 1];
 const isBaseline = (name) => BASELINES.some(([end]) => name.endsWith(end) && scoreSeries.has(name.slice(0, -end.length)));
 const scores = run.validation.filter((s) => !isBaseline(s.name)).map((s) => ({
-  ...s, scores: true, smoothed: [], title: (METRICS.get(s.name) || [s.name])[0], better: (METRICS.get(s.name) || [])[1],
+  ...s, scores: true, smoothed: [], title: (METRICS.get(s.name) || [s.name])[0],
+  // Older runs do not say it.
+  better: s.higher === null ? (METRICS.get(s.name) || [])[1] : s.higher ? "higher" : "lower",
   baselines: BASELINES.filter(([end]) => scoreSeries.has(s.name + end))
     .map(([end, name, words]) => ({ name, words, value: final(scoreSeries.get(s.name + end)) })).filter((b) => b.value !== null),
 }));
 const setting = (table, name) => run.recipe.filter((g) => g.table === table).flatMap((g) => g.rows).filter(([key]) => key === name).map(([, value]) => value)[0];
-const keptBy = setting("train", "best_by");
+const keptBy = run.best ? setting("train", "best_by") ?? scores[0]?.name : undefined;
 for (const s of scores) {
   const finite = s.values.filter((v) => v !== null);
   if (!s.better || !finite.length || s.steps.length < 2) continue;

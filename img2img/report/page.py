@@ -58,6 +58,7 @@ def _collect(run_dir: Path) -> dict[str, Any]:
     return {
         "name": str(recipe.get("name") or run_dir.resolve().name),
         "recipe": [{"table": key, "rows": list(_rows("", group))} for key, group in groups.items()],
+        "best": (run_dir / "best.safetensors").is_file(),
         "environment": list(_rows("", environment)),
         **read_metrics(_load(run_dir / "metrics.jsonl", str, remarks) or "", remarks),
         **read_samples(run_dir / "samples", remarks),
