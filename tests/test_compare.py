@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,16 +13,20 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from img2img.bundle import BundleInfo, save_bundle
 from img2img.cli import app
 from img2img.comparison.running import Job, Slot, last_step, make_slots, train_all
 from img2img.comparison.variants import make_variants, parse_vary, split_values
-from img2img.errors import RecipeError, RequestError
+from img2img.errors import DataError, RecipeError, RequestError
 from img2img.recipe_files import find_recipe
 from img2img.recipe_parser import load_recipe
 
+# Without torchmetrics, whose import takes longer than all that is trained here.
+METRICS = '[[metrics]]\nname = "l1"\n'
 STEPS = "steps = 3\nlog_every = 1\n"
 
 
@@ -29,7 +34,7 @@ STEPS = "steps = 3\nlog_every = 1\n"
 def recipe(pairs_folder, tiny_tables, monkeypatch):
     """A tiny recipe's path, in a folder that is the current one."""
     monkeypatch.chdir(pairs_folder.parent)
-    Path("tiny.toml").write_text(tiny_tables + STEPS)
+    Path("tiny.toml").write_text(tiny_tables.replace("[train]", f"{METRICS}[train]") + STEPS)
     return Path("tiny.toml")
 
 
@@ -322,7 +327,7 @@ def contents(folder, *names):
 def test_a_comparison(recipe, registry, in_process):
     out = Path("out")
     given = ("--vary", "losses=l1,l1+cgan", "--seeds", "2", "--out", "out", "--rows", "2")
-    done = invoke(*given, "--jobs", "2", "--metric", "l1", "--metric", "psnr", "--json")
+    done = invoke(*given, "--jobs", "2", "--metric", "l1", "--metric", "lab-histogram", "--json")
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
     assert said == json.loads((out / "comparison.json").read_text())
@@ -336,7 +341,7 @@ def test_a_comparison(recipe, registry, in_process):
             assert (trained.discriminator is None) == (variant["name"] == "l1")
             lines = (folder / "metrics.jsonl").read_text().splitlines()
             last = [json.loads(line) for line in lines if "validation" in line][-1]["validation"]
-            assert run["scores"].keys() == {"l1", "psnr"}
+            assert run["scores"].keys() == {"l1", *(f"lab_histogram_{c}" for c in "lab")}
             assert run["scores"]["l1"] == pytest.approx(last["l1"], abs=1e-6)
             values.append(run["scores"]["l1"])
         cell = variant["scores"]["l1"]
@@ -356,7 +361,7 @@ def test_a_comparison(recipe, registry, in_process):
     # Again: nothing is trained or scored anew, the table is told.
     before = contents(out, "l1/seed-0/model.safetensors", "l1/seed-0/metrics.jsonl", "figure.png")
     stamps = [path.stat().st_mtime_ns for path in (out / "figure.png", out / "l1/seed-0.log")]
-    again = invoke(*given, "--metric", "l1", "--metric", "psnr")
+    again = invoke(*given, "--metric", "l1", "--metric", "lab-histogram")
     assert again.exit_code == 0, again.output
     assert "scoring" not in again.output
     assert "4 runs, 4 finished" in again.output
@@ -366,7 +371,7 @@ def test_a_comparison(recipe, registry, in_process):
     assert now == stamps
 
     # Other metrics: scored anew, not trained. One seed less: no interval, and said so.
-    other = invoke(*given, "--seeds", "1", "--metric", "l1", "--metric", "ssim")
+    other = invoke(*given, "--seeds", "1", "--metric", "lab-histogram")
     assert other.exit_code == 0, other.output
     assert "scoring l1, seed 0" in other.output
     assert "One seed" in other.output
@@ -379,29 +384,63 @@ def test_a_comparison(recipe, registry, in_process):
     assert "generator.width" in str(wrong.exception)
     assert "--fresh" in str(wrong.exception)
     assert contents(out, *list(before)[:2]).items() <= before.items()
-    short = ("--seeds", "1", "--metric", "l1", "--set", "generator.width=8")
-    fresh = invoke(*given, *short, "--fresh")
+    short = ("--vary", "losses=l1", "--seeds", "1", "--out", "out", "--metric", "l1")
+    fresh = invoke(*short, "--set", "generator.width=8", "--fresh")
     assert fresh.exit_code == 0, fresh.output
     trained = load_recipe(out / "l1/seed-0/recipe.toml", registry)
     assert trained.generator.settings["width"] == 8
 
 
-def test_one_that_fails_leaves_the_rest(recipe, in_process):
-    plugin = Path("failing.py")
-    plugin.write_text(
-        "import torch\n"
-        "from img2img import hookimpl\n"
-        "class Exploding(torch.nn.Module):\n"
-        "    def forward(self, output, target):\n"
-        "        return (output - target).abs().mean() * float('inf')\n"
-        "@hookimpl\n"
-        "def register(registry):\n"
-        "    registry.loss('exploding', Exploding)\n"
-    )
-    done = invoke(
-        *("--vary", "losses=exploding,l1", "--seeds", "1", "--out", "out", "--metric", "l1"),
-        *("--plugin", "failing.py"),
-    )
+PLUGIN = """
+import torch
+from img2img import hookimpl
+from img2img.errors import MetricError
+
+class Exploding(torch.nn.Module):
+    def forward(self, output, target):
+        return (output - target).abs().mean() * float("inf")
+
+class Pointwise(torch.nn.Module):
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(in_channels, out_channels, 1)
+    def forward(self, x):
+        return self.conv(x)
+
+class Late:
+    of, scores = "images", {"late": True}
+    def update(self, output, target):
+        return {}
+    def compute(self):
+        raise MetricError("it is too late")
+
+class Many(Late):
+    least = 3
+
+class Unhad(Late):
+    def __init__(self):
+        raise MetricError("its weights are on the moon; fetch them")
+
+@hookimpl
+def register(registry):
+    registry.loss("exploding", Exploding)
+    registry.generator("pointwise", Pointwise)
+    registry.metric("late", Late)
+    registry.metric("many", Many)
+    registry.metric("unhad", Unhad)
+"""
+
+
+@pytest.fixture
+def plugin(recipe):
+    """Arguments that load a loss that explodes, metrics that fail, and a small generator."""
+    Path("plugin.py").write_text(PLUGIN)
+    return ("--plugin", "plugin.py", "--out", "out")
+
+
+def test_one_that_fails_leaves_the_rest(plugin, in_process):
+    given = ("--seeds", "1", "--metric", "l1", *plugin)
+    done = invoke("--vary", "losses=exploding,l1", *given)
     assert done.exit_code == 1, done.output
     assert "1 of 2 runs failed" in str(done.exception)
     assert "failed: exploding, seed 0: " in done.output
@@ -410,6 +449,104 @@ def test_one_that_fails_leaves_the_rest(recipe, in_process):
     assert [v["runs"][0]["finished"] for v in said["variants"]] == [False, True]
     assert said["variants"][1]["scores"]["l1"]["best"] is True
     assert "finite" in said["variants"][0]["runs"][0]["error"]
+
+    # A metric that was asked for by name and fails: told, and the other scores are there. What it
+    # lacked may be there the next time.
+    for _ in range(2):
+        done = invoke("--vary", "losses=l1", *given, "--metric", "late")
+        assert done.exit_code == 1, done.output
+        assert str(done.exception).startswith("late could not be computed")
+        assert "without late: it is too late" in done.output
+        assert "1 run, 1 finished" in done.output
+        assert "scoring l1, seed 0" in done.output
+        (variant,) = json.loads(Path("out/comparison.json").read_text())["variants"]
+        assert variant["scores"].keys() == {"l1"}
+
+
+@pytest.mark.parametrize(
+    ("where", "metrics", "said"),
+    [
+        ("command", ["many"], ["many: it needs 3 validation pairs or more, and there are 2"]),
+        ("command", ["l1", "unhad"], ["unhad: its weights are on the moon; fetch them"]),
+        ("recipe", ["unhad"], ["unhad: its weights"]),
+        ("recipe", ["ms-ssim", "many"], ["ms-ssim: ms-ssim needs images of 176", "many: it needs"]),
+    ],
+)
+def test_a_metric_that_cannot_be_had_is_told_before_anything_trains(
+    recipe, plugin, monkeypatch, where, metrics, said
+):
+    monkeypatch.setattr("img2img.cli.comparing.Progress", None)
+    names = [word for name in metrics for word in ("--metric", name)]
+    if where == "recipe":
+        recipe.write_text(f"{recipe.read_text()}[compare]\nmetrics = {json.dumps(metrics)}\n")
+        names = []
+    done = invoke("--vary", "losses=l1,cgan", *names, *plugin)
+    assert done.exception.exit_code == 2
+    assert all(part in str(done.exception) for part in said)
+    assert not Path("out").exists()
+
+
+def test_pairs_of_each_variant_are_looked_at(plugin, pairs_folder):
+    shutil.copytree(pairs_folder, "more")
+    shutil.copy("pairs/val/000.png", "more/val/9.png")
+    done = invoke("--vary", "data.root=more,pairs", "--metric", "many", *plugin)
+    assert done.exception.exit_code == 2
+    assert str(done.exception).startswith("variant pairs: many: it needs 3")
+    assert "variant more" not in str(done.exception)
+
+
+COLOURS = [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+
+
+def write_judge(path, palette):
+    """A model that takes the strongest colour for the class, with classes of these colours."""
+    table = {"name": "pointwise", "settings": {}, "in_channels": 3, "out_channels": 3}
+    info = BundleInfo(
+        path.stem,
+        {"name": "photo2labels", "settings": {"palette": palette}, "origin": "img2img"},
+        {**table, "activation": "softmax", "origin": "plugin.py"},
+        {"statistics": "image", "dropout": False, "scale": [1.0, 1.0]},
+        {"step": 1},
+    )
+    tensors = {"conv.weight": torch.eye(3)[..., None, None].contiguous()}
+    save_bundle(path, {**tensors, "conv.bias": torch.zeros(3)}, info)
+
+
+def test_a_judge_must_know_the_classes_of_the_data(recipe, plugin, in_process, monkeypatch):
+    """Of the others it is said before anything trains, and nothing is changed."""
+    for path in Path("pairs").glob("*/*.png"):
+        drawn = np.random.default_rng(0).integers(0, 3, (4, 4)).repeat(8, 0).repeat(8, 1)
+        labels = np.array(COLOURS, np.uint8)[drawn]
+        Image.fromarray(np.concatenate([labels, labels // 2 + 60], axis=1)).save(path)
+    write_judge(Path("judge.safetensors"), COLOURS)
+    write_judge(Path("other.safetensors"), [[9, 9, 9], [0, 90, 90], [200, 200, 0]])
+    text = recipe.read_text().replace("[train]", '[task]\nname = "labels"\n[train]')
+    recipe.write_text(text.replace("width = 4", 'name = "pointwise"', 1))
+    given = ("--vary", "losses=l1", "--seeds", "1", "--metric", "l1", *plugin)
+    wrong = invoke(*given, "--judge", "other.safetensors")
+    assert wrong.exception.exit_code == 2
+    assert "other.safetensors cannot judge these pairs: in 2 of 2 looked at" in str(wrong.exception)
+    assert not Path("out").exists()
+    done = invoke(*given, "--judge", "judge.safetensors")
+    assert done.exit_code == 0, done.output
+    outcome = Path("out/comparison.json").read_bytes()
+    said = json.loads(outcome)
+    assert said["ceiling"] == {"pixel_accuracy": 1, "class_accuracy": 1, "class_iou": 1}
+    assert 0 <= said["variants"][0]["scores"]["class_iou"]["mean"] <= 1
+    wrong = invoke(*given, "--judge", "other.safetensors")
+    assert wrong.exception.exit_code == 2
+    assert "cannot judge" in str(wrong.exception)
+    assert Path("out/comparison.json").read_bytes() == outcome
+
+    # What is wrong with one run alone, whatever it says, ends no other.
+    def fail(self, job, begin):
+        raise DataError(f"no judge could see {job.name}")
+
+    monkeypatch.setattr("img2img.comparison.scoring.Scorer.score", fail)
+    done = invoke(*given, "--metric", "lab-histogram", "--judge", "judge.safetensors")
+    assert done.exit_code == 1
+    assert "1 of 1 runs failed" in str(done.exception)
+    assert "failed: l1, seed 0: no judge could see l1, seed 0" in done.output
 
 
 @pytest.mark.parametrize(
@@ -450,30 +587,26 @@ def test_two_at_once_are_refused(recipe):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_interrupted_it_goes_on(recipe, request):
-    """Its runs end with it, whole, and the same command goes on from there."""
-    given = ["compare", "tiny.toml", "--vary", "losses=l1", "--seeds", "1", "--metric", "l1"]
-    given += ["--device", "cpu", "--out", "out", "--set"]
-    started = subprocess.Popen(
-        [sys.executable, "-m", "img2img", *given, "train.steps=100000"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def test_interrupted_it_goes_on(recipe, request, monkeypatch):
+    """Its runs, real processes, end with it, whole, and the same command goes on from there."""
+    given = ("--vary", "losses=l1", "--seeds", "1", "--metric", "l1", "--out", "out", "--set")
+
+    def reached(self, job, step):
+        if step >= 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("img2img.cli.comparing.Progress.reached", reached)
+        stopped = invoke(*given, "train.steps=100000")
+    assert stopped.exception.exit_code == 130, stopped.output
+    assert "the same command goes on" in str(stopped.exception)
     run = Path("out/l1/seed-0")
-    deadline = time.monotonic() + 120
-    while last_step(run / "metrics.jsonl") < 3:
-        assert time.monotonic() < deadline
-        assert started.poll() is None
-        time.sleep(0.05)
-    started.send_signal(signal.SIGTERM)
-    _, said = started.communicate(timeout=60)
-    assert started.returncode == 130
-    assert "the same command goes on" in said
     (saved,) = run.glob("checkpoints/step-*")
     step = int(saved.name.removeprefix("step-"))
+    assert step >= 3
     assert "stopped at step" in (run.parent / "seed-0.log").read_text()
     request.getfixturevalue("in_process")
-    done = CliRunner().invoke(app, [*given, f"train.steps={step + 2}"])
+    done = invoke(*given, f"train.steps={step + 2}")
     assert done.exit_code == 0, done.output
     assert f"going on from step {step}" in (run.parent / "seed-0.log").read_text()
     assert json.loads(Path("out/comparison.json").read_text())["variants"][0]["scores"]["l1"]
@@ -497,6 +630,8 @@ def test_runs_end_with_whoever_started_them(tmp_path):
             "import sys\n"
             "from pathlib import Path\n"
             "from unittest.mock import MagicMock\n"
+            # It would import torch, which takes seconds, and nothing here is trained.
+            "sys.modules['img2img.bundle'] = MagicMock()\n"
             "from img2img.comparison.running import Job, Slot, train_all\n"
             f"here = Path({str(tmp_path)!r})\n"
             "sys.executable = str(here / 'run')\n"

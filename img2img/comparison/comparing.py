@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from img2img.comparison.variants import Variant
 from img2img.engine.directory import RunDirectory
 from img2img.engine.processes import Processes
 from img2img.environment import version
-from img2img.errors import Img2ImgError, RecipeError, RequestError
+from img2img.errors import Img2ImgError, RecipeError
 from img2img.held_out import held_out
 from img2img.plugins import Plugins
 from img2img.registry import Registry
@@ -56,6 +56,13 @@ class Comparison:
     def all_jobs(self) -> list[Job]:
         """Every variant's first seed, then the second: what is cut short compares all the same."""
         return [job for of in zip(*self.jobs.values(), strict=True) for job in of]
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Why a metric could not be computed for some run, by the metric's name."""
+        return {
+            name: why for found in self.scores.values() for name, why in found["failed"].items()
+        }
 
     def table(self) -> Table:
         """Scores of all runs that have them."""
@@ -115,16 +122,29 @@ def prepare(
     directory: ComparisonDirectory,
     plugins: Plugins,
     reference: Mapping[str, Any],
+    scorer: Scorer,
+    asked: Collection[str],
     *,
     fresh: bool,
 ) -> Comparison:
-    """Find out whether all variants can be trained here, and write down that they will be.
+    """Find out whether all variants can be trained and scored here, and write down that they will.
 
     For whoever holds the directory's lock.
 
+    Args:
+        variants: recipes.
+        seeds: of the runs of each.
+        directory: where all of it is.
+        plugins: what recipes may name.
+        reference: said of it in `comparison.json`.
+        scorer: of the runs.
+        asked: metrics that were asked for by name, without which nothing begins.
+        fresh: whether runs that are there are replaced.
+
     Raises:
         RecipeError: settings that components refuse, of all variants, each with its name.
-        RequestError, DataError: other settings than before, or data that is not there.
+        RequestError, DataError: other settings than before, data that is not there, or metrics or
+            a judge that do not suit it.
     """
     if not fresh:
         directory.check_runs(variants, seeds, plugins.registry)
@@ -143,6 +163,10 @@ def prepare(
         for variant in variants
     }
     made = Comparison(variants, seeds, directory, jobs, {}, {}, {}, dict(reference))
+    if not fresh:
+        _recall(made, scorer)
+    waiting = {job.variant for job in made.all_jobs if job not in made.scores}
+    scorer.check([variant for variant in variants if variant.name in waiting], asked)
     if fresh:
         directory.clear(variants, seeds)
     else:
@@ -151,10 +175,20 @@ def prepare(
         path = directory.recipe(variant)
         path.parent.mkdir(parents=True, exist_ok=True)
         directory.write_text(path, variant.recipe.to_toml())
-    earlier = cached(directory.read_outcome())
-    if not earlier:
+    if not cached(directory.read_outcome()):
         made.save()
     return made
+
+
+def _recall(comparison: Comparison, scorer: Scorer) -> None:
+    """Take over what is known of finished runs, but for scores that lack a metric."""
+    known = cached(comparison.directory.read_outcome())
+    for job in comparison.all_jobs:
+        if job in comparison.scores or not job.finished():
+            continue
+        key = comparison.keys[job] = scorer.key(job)
+        if key in known and not known[key]["failed"]:
+            comparison.scores[job] = known[key]
 
 
 def _steps(
@@ -215,23 +249,17 @@ def train_runs(
 def score_runs(
     comparison: Comparison, scorer: Scorer, begin: Callable[[Job, int], Callable[[], None]]
 ) -> None:
-    """Score finished runs whose scores are not known, and keep each as soon as it is."""
-    known = cached(comparison.directory.read_outcome())
-    waiting = []
+    """Score finished runs whose scores are not known, and keep each as soon as it is.
+
+    One that cannot be scored is written down, and the rest goes on.
+    """
     for job in comparison.all_jobs:
-        if not job.finished():
+        if job in comparison.scores or not job.finished():
             continue
         comparison.keys[job] = scorer.key(job)
-        if comparison.keys[job] in known:
-            comparison.scores[job] = known[comparison.keys[job]]
-        else:
-            waiting.append(job)
-    for job in waiting:
         try:
             comparison.scores[job] = scorer.score(job, partial(begin, job))
         except Img2ImgError as error:
-            if isinstance(error, RequestError) and "judge" in str(error):
-                raise
             comparison.failed[job] = str(error)
         comparison.save()
     comparison.save()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from img2img.bundle import find_bundle
+from img2img.comparison.checking import check_scoring
 from img2img.comparison.running import Job
+from img2img.comparison.variants import Variant
 from img2img.environment import version
 from img2img.errors import RequestError
 from img2img.evaluation.choosing import JUDGED, build_metrics, choose
@@ -59,6 +61,20 @@ class Scorer:
             file = find_bundle(judge)
             self._judge = Judge(self.load(judge), str(judge))
             self._judged_by = digest(file)
+
+    def check(self, variants: Sequence[Variant], asked: Collection[str]) -> None:
+        """Find out before any variant trains whether its runs can be scored.
+
+        Args:
+            variants: recipes.
+            asked: the metrics that were asked for by name; others may be left out.
+
+        Raises:
+            RequestError: one of these cannot be had of the validation pairs, the judge knows other
+                classes, or there are no pairs.
+        """
+        chosen = {name: given for name, given in self._metrics.items() if name in asked}
+        check_scoring(variants, self._registry, chosen, self._judge, self._device)
 
     def key(self, job: Job) -> str:
         """What a run's scores depend on; another key means other scores."""
@@ -140,13 +156,13 @@ def choose_metrics(
         )
     settings = choose(wanted, (), registry, of_recipe=recipe.metrics, judge=judge)
     kinds = {"classes"} if palette is not None else {"images"}
-    # As many classes as there may be: what matters here is which metrics suit.
+    # How many classes a judge knows does not matter here: only which metrics suit.
     build_metrics(
         settings,
         registry,
         {*kinds, "classes"} if judge else kinds,
-        classes=2 if judge or palette is not None else None,
-        asked=settings,
+        classes=len(palette) if palette is not None else 2 if judge else None,
+        asked=names,
     )
     return settings
 
