@@ -73,10 +73,10 @@ def count_of(browser: Browser, selector: str) -> int:
     return int(browser.run(f"document.querySelectorAll({json.dumps(selector)}).length"))
 
 
-def axes(browser: Browser, axis: str = "x") -> list[dict[str, float]]:
+def axes(browser: Browser, axis: str = "x", charts: str = ".plot") -> list[dict[str, float]]:
     """Of each chart, what stands where on an axis: the number by its place in the window."""
     found = browser.run(
-        "[...document.querySelectorAll('.plot')].map(plot =>"
+        f"[...document.querySelectorAll('{charts}')].map(plot =>"
         f" [...plot.querySelectorAll('text.{axis}')].map(t =>"
         " [t.textContent, +t.getAttribute('x'), t.getBoundingClientRect().top]))"
     )
@@ -131,16 +131,16 @@ def test_a_drag_zooms_all_charts_and_a_double_click_ends_it(browser: Browser, re
     show(browser, report)
     steps, values = axes(browser), [list(labels) for labels in axes(browser, "y")]
     assert near(shown_span(browser), (0, 2000))
-    width = browser.box(".plot")[2]
+    width = browser.box(".losses .plot")[2]
     edges = [
-        float(browser.run(f"document.querySelector('.plot .grid').getAttribute('{end}')"))
+        float(browser.run(f"document.querySelector('.losses .plot .grid').getAttribute('{end}')"))
         for end in ("x1", "x2")
     ]
 
     def share(step: float) -> float:
         return (edges[0] + (edges[1] - edges[0]) * step / 2000) / width
 
-    browser.drag(".plot", share(500), share(1000))
+    browser.drag(".losses .plot", share(500), share(1000))
     browser.drawn()
     assert near(shown_span(browser), (500, 1000))
     zoomed = axes(browser)
@@ -148,7 +148,7 @@ def test_a_drag_zooms_all_charts_and_a_double_click_ends_it(browser: Browser, re
     assert all(500 <= step <= 1000 for step in as_steps(zoomed[0]))
     assert [list(labels) for labels in axes(browser, "y")] != values  # fit to what is left
     inside = [900 / step for step in range(500, 1001, 50)]
-    shown = [float(text) for text in axes(browser, "y")[1]]
+    shown = [float(text) for text in axes(browser, "y", ".losses .plot")[1]]
     assert min(inside) - 0.2 < min(shown) <= max(shown) < max(inside) + 0.2
 
     browser.click(".plot", 2)
@@ -181,12 +181,13 @@ def test_wheel_keys_and_buttons_zoom_too(browser: Browser, report: Path) -> None
     browser.drawn()
     assert near(shown_span(browser), whole)
 
-    browser.run("document.querySelector('.plot').focus()")
+    browser.run("document.querySelector('.losses .plot').focus()")
     browser.press("Home")
-    assert "step 50: " in text_of(browser, ".chart .readout")
+    assert "step 50: " in text_of(browser, ".losses .readout")
     browser.press("ArrowRight")
-    assert "step 100: " in text_of(browser, ".chart .readout")
-    assert browser.run("document.querySelector('.plot').ariaValueText").startswith("step 100: ")
+    assert "step 100: " in text_of(browser, ".losses .readout")
+    told = browser.run("document.querySelector('.losses .plot').ariaValueText")
+    assert told.startswith("step 100: ")
     browser.press("+")
     browser.press("+")
     browser.drawn()
@@ -195,8 +196,8 @@ def test_wheel_keys_and_buttons_zoom_too(browser: Browser, report: Path) -> None
     browser.drawn()
     assert near(shown_span(browser), (1500, 2000))
     assert "(3 of 3)" in text_of(browser, ".samples")  # those keys were the chart's alone
-    assert keeps(browser, ".plot", "End")
-    assert not keeps(browser, ".plot", "Tab")
+    assert keeps(browser, ".losses .plot", "End")
+    assert not keeps(browser, ".losses .plot", "Tab")
     browser.press("Escape")
     browser.drawn()
     assert near(shown_span(browser), whole)
@@ -257,7 +258,7 @@ def test_curves_are_switched_and_laid_together(browser: Browser, report: Path) -
     browser.click(".losses .key:nth-child(2)")
     assert drawn() == (1, 3, 0)
     # On it, equal factors are equally far apart: l1 is from 0.45 to 18, the others are about 1.
-    places = {float(text): y for text, y in axes(browser, "y")[0].items()}
+    places = {float(text): y for text, y in axes(browser, "y", ".losses .plot")[0].items()}
     assert math.isclose(places[0.5] - places[1], places[5] - places[10], abs_tol=1)
     assert math.isclose(places[1] - places[2], places[5] - places[10], abs_tol=1)
     for number in (1, 2, 3):
@@ -390,6 +391,129 @@ def draw(browser: Browser, run_dir: Path, *lines: str) -> None:
     (run_dir / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
     show(browser, write_report(run_dir))
     assert was_harmless(browser)
+
+
+def validations(*l1s: float, **more: float) -> list[str]:
+    """Lines of a run that is scored every 10 steps."""
+    return [
+        json.dumps({"step": 10 * i, "validation": {"l1": l1, **more}}) + "\n"
+        for i, l1 in enumerate(l1s, 1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("l1s", "mean", "told"),
+    [
+        ((0.179, 0.176, 0.166, 0.174, 0.1742), 0.1735, "mean training target 0.1735"),
+        ((0.178, 0.176, 0.178, 0.177, 0.179), 0.1735, "mean training target 0.1735"),
+        ((0.178, 0.176, 0.178, 0.177, 0.179), 0.35, "mean training target 0.3500 ↑"),
+    ],
+    ids=["crossing", "below", "far"],
+)
+def test_a_far_baseline_is_a_note_and_no_label_covers_the_curve(
+    browser: Browser, tmp_path: Path, l1s: tuple[float, ...], mean: float, told: str
+) -> None:
+    draw(browser, tmp_path, *validations(*l1s, l1_source=0.403, l1_mean_target=mean))
+
+    points, labels, box = browser.run(
+        "(plot => [[...plot.querySelectorAll('circle')].map(c => [+c.getAttribute('cx'),"
+        " +c.getAttribute('cy'), +c.getAttribute('r')]),"
+        " [...plot.querySelectorAll('text.label')].map(t =>"
+        " (b => [t.textContent, b.x, b.y, b.x + b.width, b.y + b.height])(t.getBBox())),"
+        " plot.querySelector('svg').viewBox.baseVal.height])"
+        "(document.querySelector('.validation .plot'))"
+    )
+    assert {text for text, *_ in labels} == {told, "source handed back 0.4030 ↑"}
+    assert max(y for _, y, _ in points) - min(y for _, y, _ in points) > 0.3 * box
+    for _, left, top, right, bottom in labels:
+        assert not [
+            1 for x, y, r in points if left - r < x < right + r and top - r < y < bottom + r
+        ]
+    assert len(points) == 6  # five scores, and the ring about the best
+
+
+@pytest.mark.parametrize(
+    ("mean", "text", "drawn"),
+    [(0.1848, "mean training target 0.1848", 2), (0.1, "mean training target 0.1000 ↓", 1)],
+)
+def test_near_baselines_are_drawn_and_no_labels_meet(
+    browser: Browser, tmp_path: Path, mean: float, text: str, drawn: int
+) -> None:
+    draw(browser, tmp_path, *validations(0.17, 0.18, l1_source=0.185, l1_mean_target=mean))
+
+    assert count_of(browser, ".validation line.base") == drawn
+    labels = browser.run(
+        "[...document.querySelectorAll('.validation .plot text:not(.y)')].map(t =>"
+        " (b => [t.textContent, b.x, b.y, b.x + b.width, b.y + b.height])(t.getBBox()))"
+    )
+    assert [told for told, *_ in labels][-2:] == ["source handed back 0.1850", text]
+    for n, (_, left, top, right, bottom) in enumerate(labels):
+        for _, x1, y1, x2, y2 in labels[:n]:
+            # Boxes hold more above and below the letters than there is to see.
+            assert x2 < left or right < x1 or y2 - 4 < top or bottom - 4 < y1
+
+
+def test_losses_say_their_weight_and_which_side_they_are_of(
+    browser: Browser, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.toml").write_text(
+        'losses = [{ name = "l1", weight = 100.0 }]\n[discriminator]\nconditional = true\n'
+    )
+    line = training_line(5, d_real=0.3, d_fake=0.2, l1=33.0, own=1.0)
+    draw(browser, tmp_path, line, *validations(0.166))
+
+    titles = browser.run(
+        "[...document.querySelectorAll('.losses figcaption > :first-child')].map(t => t.innerText)"
+    )
+    assert titles == [
+        "d_real discriminator on real pairs",
+        "d_fake discriminator on made pairs",
+        "l1 weight 100",
+        "own",
+    ]
+    assert "The loss l1 is of values in [\N{MINUS SIGN}1, 1]" in text_of(browser, ".losses")
+
+
+def test_the_header_names_the_best_model_that_is_kept(browser: Browser, tmp_path: Path) -> None:
+    lines = validations(0.3, 0.1, 0.2)
+    draw(browser, tmp_path, *lines)
+    assert "best.safetensors" not in text_of(browser)
+
+    (tmp_path / "best.safetensors").touch()
+    draw(browser, tmp_path, *lines)
+    best = "best.safetensors holds the model of step 20, the best by validation L1 (0.1000)."
+    assert best in text_of(browser, "header")
+
+
+def test_samples_come_first_and_settings_last(browser: Browser, report: Path) -> None:
+    show(browser, report)
+
+    titles = browser.run("[...document.querySelectorAll('h2')].map(h => h.textContent)")
+    assert titles == ["Samples", "Validation", "Losses", "Settings", "Environment"]
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="no pdftotext to read a page with")
+def test_on_paper_no_heading_stands_alone_and_no_table_is_cut(
+    browser: Browser, tmp_path: Path
+) -> None:
+    fill(tmp_path)
+    write_samples(tmp_path)
+    (tmp_path / "environment.json").write_text(json.dumps({f"entry_{i}": i for i in range(14)}))
+    firsts = {"Validation": "step 2,000:", "Losses": "step 2,000:", "Settings": "seed"}
+    # What follows moves down, until a page has ended after each heading.
+    for lines in range(0, 45, 5):
+        name = "a name of seven words or some more " * lines
+        (tmp_path / "recipe.toml").write_text(f'name = "{name}"\n[train]\nseed = 2000\n')
+        show(browser, write_report(tmp_path))
+        data = base64.b64decode(browser.send("Page.printToPDF")["data"])
+        told = subprocess.run(
+            ["pdftotext", "-layout", "-", "-"], input=data, capture_output=True, check=True
+        )
+        for page in told.stdout.decode().split("\f"):
+            for heading, first in firsts.items():
+                _, found, rest = page.partition(f"{heading}\n")
+                assert not found or first in rest
+            assert page.count("entry_") in (0, 14)
 
 
 def headings(browser: Browser) -> Any:

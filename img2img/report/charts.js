@@ -54,24 +54,44 @@ function range(values, baselines, log) {
     if (p1 - low > room) low = p1 - (p99 - p1) / 4;
   }
   const cut = sorted.filter((v) => v < low || v > high);
-  [low, high] = [Math.min(low, ...baselines), Math.max(high, ...baselines)];
+  const reach = 2 * Math.max(high - low, 0.02 * Math.abs(high));  // one that is farther off would flatten the curve
+  const near = baselines.filter((b) => b >= low - reach && b <= high + reach);
+  [low, high] = [Math.min(low, ...near), Math.max(high, ...near)];
   if (!log && isWhole() && low > 0 && low < high * 0.5) low = 0;  // near enough to zero to be honest about it
   const pad = (high - low) * 0.06 || Math.abs(high) * 0.1 || 1;
   return { low: low === 0 && !log ? 0 : low - pad, high: high + pad, cut };
 }
 
+// Where the label of a level line covers no curve and no other label, if there is such a place:
+// along the line, above it or below. `points` and `taken` are in pixels, `levels` the other lines.
+const ruler = el("canvas").getContext("2d");
+function labelPlace(text, level, { left, right, top, bottom }, points, levels, taken) {
+  ruler.font = `11.5px ${getComputedStyle(document.body).fontFamily}`;
+  const wide = ruler.measureText(text).width, found = [];
+  for (const share of [1, 0, 0.75, 0.25, 0.5]) for (const above of [true, false]) {
+    const x = left + 6 + share * Math.max(0, right - left - 6 - wide), y = level + (above ? -5 : 14);
+    const box = { left: x - 5, right: x + wide + 5, top: y - 14, bottom: y + 7 };  // with room for dots
+    const covers = points.some(([px, py]) => px > box.left && px < box.right && py > box.top && py < box.bottom)
+      || taken.some((b) => b.left < box.right && b.right > box.left && b.top + 6 < box.bottom && b.bottom - 6 > box.top);
+    if (!covers && y - 10 >= top - 8 && y + 3 <= bottom) found.push({ x, y, box, crossed: levels.some((l) => l > y - 11 && l < y + 3) });
+  }
+  const best = found.find((f) => !f.crossed) ?? found[0];
+  if (best) taken.push(best.box);
+  return best;
+}
+
 let clips = 0;
 // One chart of one or more lines: { title, colour, steps, values, smoothed, scores, best }.
-function chart(panel, lines, { title, baselines = [], summary = "", large = false }) {
+function chart(panel, lines, { title, about = "", baselines = [], summary = "", large = false }) {
   const readout = el("span", { class: "readout muted" }), note = el("div", { class: "note small muted" });
   const plot = el("div", { class: "plot", tabindex: 0, role: "slider", "aria-label": `${title}, by step`, "aria-description": "Arrow keys read the curve; plus and minus zoom; Escape shows the whole run." });
   const swatch = large ? [] : [el("span", { class: "swatch", style: `--c: ${lines[0].colour}` })];
-  const figure = el("figure", { class: large ? "chart large" : "chart" }, el("figcaption", {}, el("strong", {}, ...swatch, title), readout), plot, note);
+  const figure = el("figure", { class: large ? "chart large" : "chart" }, el("figcaption", {}, el("span", {}, el("strong", {}, ...swatch, title), about && el("span", { class: "about muted" }, ` ${about}`)), readout), plot, note);
   for (const s of lines.filter((s) => s.broken)) figure.append(el("div", { class: "small warn" },
     `${large ? `${s.title}: ` : ""}${count(s.broken.count)} logged ${s.broken.count === 1 ? "value is not a finite number" : "values are not finite numbers"}, first at step ${count(s.broken.first)}.`));
   const drawsSmooth = (s) => panel.state.smooth && s.smoothed.length > 0;
   const drawsRaw = (s) => panel.state.raw || !s.smoothed.length;
-  let x, y, left, right, bottom, width, cursor, band, room = 0;
+  let x, y, left, right, top, bottom, width, cursor, band, room = 0;
   const measure = () => { room = plot.clientWidth; };
   function draw(onPaper) {
     // Drawn at its size on the screen, not scaled into it, so that text is equally large everywhere.
@@ -87,9 +107,10 @@ function chart(panel, lines, { title, baselines = [], summary = "", large = fals
     const place = (v) => log ? Math.log(v / low) / Math.log(high / low) : (v - low) / (high - low);
     const yTicks = (log ? logTicks : ticks)(low, high, 6);
     left = 10 + 6.6 * Math.max(4, ...yTicks.map((t) => t.text.length));
-    [right, bottom] = [width - 8, height - 24];
+    const above = baselines.filter((b) => b.value > high), below = baselines.filter((b) => b.value < low);
+    [right, top, bottom] = [width - 8, 8 + 15 * above.length, height - 24 - 15 * below.length];
     x = (step) => left + (right - left) * (step - view.from) / (view.to - view.from);
-    y = (v) => Math.min(bottom, Math.max(8, bottom - (bottom - 8) * place(v)));
+    y = (v) => Math.min(bottom, Math.max(top, bottom - (bottom - top) * place(v)));
     const graph = svg("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" });
     for (const t of yTicks) {
       graph.append(svg("line", { class: "grid", x1: left, x2: right, y1: y(t.v), y2: y(t.v) }),
@@ -99,10 +120,18 @@ function chart(panel, lines, { title, baselines = [], summary = "", large = fals
       if (Number.isInteger(t.v)) graph.append(svg("text", { class: "x", x: x(t.v), y: height - 6, "text-anchor": x(t.v) > right - 14 ? "end" : "middle" }, t.text));
     }
     const clip = `inside-${clips++}`, curves = svg("g", { "clip-path": `url(#${clip})` });
-    graph.append(svg("clipPath", { id: clip }, svg("rect", { x: left - 5, y: 0, width: right - left + 10, height: bottom + 6 })));
-    baselines.filter((b) => b.value >= low && b.value <= high).forEach((b, i) => graph.append(svg("line", { class: "base", x1: left, x2: right, y1: y(b.value), y2: y(b.value) }),
-      // One label at either end: two baselines that lie close together stay readable.
-      svg("text", { class: "label", x: i ? left + 6 : right, y: y(b.value) - 5, "text-anchor": i ? "start" : "end" }, `${b.name} ${number(b.value)}`)));
+    graph.append(svg("clipPath", { id: clip }, svg("rect", { x: left - 5, y: 0, width: right - left + 13, height: bottom + 6 })));
+    const within = baselines.filter((b) => b.value >= low && b.value <= high), unlabelled = [], taken = [], points = lines.flatMap((s, i) => dense(s, ...spans[i]));
+    for (const b of within) graph.append(svg("line", { class: "base", x1: left, x2: right, y1: y(b.value), y2: y(b.value) }));
+    for (const b of within) {
+      const text = `${b.name} ${number(b.value)}`, others = within.filter((o) => o !== b).map((o) => y(o.value));
+      const found = labelPlace(text, y(b.value), { left, right, top, bottom }, points, others, taken);
+      if (found) graph.append(svg("text", { class: "label", x: found.x, y: found.y }, text));
+      else unlabelled.push(text);
+    }
+    const atEdge = (b, y, arrow) => graph.append(svg("text", { class: "label edge", x: right, y, "text-anchor": "end" }, `${b.name} ${number(b.value)} ${arrow}`));
+    above.forEach((b, i) => atEdge(b, 11 + 15 * i, "↑"));
+    below.forEach((b, i) => atEdge(b, bottom + 15 + 15 * i, "↓"));
     lines.forEach((s, i) => {
       const style = `--c: ${s.colour}`, [a, b] = spans[i];
       const path = (line, name) => curves.append(svg("path", { class: name, style, d: trace(s.steps, line, a, b) }));
@@ -113,16 +142,16 @@ function chart(panel, lines, { title, baselines = [], summary = "", large = fals
       if (s.best !== undefined) dot(s.best, { class: "best", r: 7 });
     });
     cursor = svg("g", { class: "cursor" });
-    band = svg("rect", { class: "band", y: 8, height: bottom - 8, x: left, width: 0 });
+    band = svg("rect", { class: "band", y: top, height: bottom - top, x: left, width: 0 });
     graph.append(curves, cursor, band);
     plot.replaceChildren(graph);
     const hidden = log ? inside.filter((v) => v !== null && v <= 0).length : 0;
-    note.textContent = [summary, hidden ? "Values that are not above zero have no place on a log scale." : "",
+    note.textContent = [summary, unlabelled.length ? `Dashed: ${unlabelled.join(", ")}.` : "", hidden ? "Values that are not above zero have no place on a log scale." : "",
       cut.length > 1 ? `Outliers from ${number(cut[0])} to ${number(cut[cut.length - 1])} are drawn at the edge.` : cut.length ? `An outlier of ${number(cut[0])} is drawn at the edge.` : ""].filter(Boolean).join(" ");
     for (const [key, value] of Object.entries({ valuemin: Math.ceil(view.from), valuemax: Math.floor(view.to) })) plot.setAttribute(`aria-${key}`, value);
     show();
   }
-  const usable = (v) => v !== null && (!panel.state.log || v > 0);
+  const usable = (v) => v !== null && v !== undefined && (!panel.state.log || v > 0);
   // A missing value leaves a gap; a value between two gaps is a line of no length, that is, a dot.
   function trace(steps, line, a, b) {
     let d = "", pen = false;
@@ -132,6 +161,18 @@ function chart(panel, lines, { title, baselines = [], summary = "", large = fals
       pen = true;
     }
     return d;
+  }
+  // Places along a curve as it is drawn, so close together that no label fits between two.
+  function dense(s, a, b) {
+    const line = drawsSmooth(s) ? s.smoothed : s.values, found = [];
+    for (let i = a; i < b; i++) {
+      if (!usable(line[i])) continue;
+      const [px, py] = [x(s.steps[i]), y(line[i])], joined = i > a && usable(line[i - 1]);
+      const [fromX, fromY] = joined ? [x(s.steps[i - 1]), y(line[i - 1])] : [px, py], parts = Math.max(1, Math.ceil(Math.hypot(px - fromX, py - fromY) / 6));
+      for (let j = 1; j <= parts; j++) found.push([fromX + (px - fromX) * j / parts, fromY + (py - fromY) * j / parts]);
+    }
+    if (usable(s.values[s.best])) for (const [dx, dy] of [[-6, 0], [6, 0], [0, -6], [0, 6]]) found.push([x(s.steps[s.best]) + dx, y(s.values[s.best]) + dy]);
+    return found;
   }
   function describe(step) {
     const places = lines.map((s) => nearest(s.steps, step));
@@ -148,7 +189,7 @@ function chart(panel, lines, { title, baselines = [], summary = "", large = fals
     cursor.replaceChildren();
     if (reading === null) return;
     const found = lines.map((s) => ({ s, i: nearest(s.steps, reading) })).filter(({ s, i }) => s.steps[i] >= view.from && s.steps[i] <= view.to);
-    if (found.length) cursor.append(svg("line", { x1: x(found[0].s.steps[found[0].i]), x2: x(found[0].s.steps[found[0].i]), y1: 8, y2: bottom }));
+    if (found.length) cursor.append(svg("line", { x1: x(found[0].s.steps[found[0].i]), x2: x(found[0].s.steps[found[0].i]), y1: top, y2: bottom }));
     for (const { s, i } of found) {
       const v = drawsSmooth(s) ? s.smoothed[i] : s.values[i];
       if (usable(v)) cursor.append(svg("circle", { class: "dot", style: `--c: ${s.colour}`, r: 4.5, cx: x(s.steps[i]), cy: y(v) }));
@@ -231,7 +272,8 @@ function chartPanel(series, { name, one = false }) {
     const whole = isWhole();
     [zoomOut.disabled, reset.disabled, zoomIn.disabled] = [whole, whole, view.to - view.from <= 4];
     self.charts.forEach((c) => c.measure());  // all before any is drawn: else each has the page laid out anew
-    self.charts.forEach((c) => c.draw(onPaper));
+    // On paper as wide as the columns of page.css; the browser tells a script no width before it prints.
+    self.charts.forEach((c) => c.draw(onPaper && ([3, 6, 9].includes(self.charts.length) ? 240 : 370)));
   }
   function build() {
     const shown = series.filter((s) => !state.hidden.has(s));

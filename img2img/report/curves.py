@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# Not the model's scores, but those that answers without a model get beside them.
+BASELINES = ("l1_source", "l1_mean_target", "accuracy_most_frequent")
+
 BUCKETS = 600  # what a curve keeps two points of each of: enough to zoom in to a tenth
 SMOOTHING = 0.04  # reach of the moving average to either side, as a share of the logged values
 MAX_WARNINGS = 20  # of all kinds; a sick run has a few
@@ -27,7 +30,7 @@ def read_metrics(text: str, remarks: list[str]) -> dict[str, Any]:
         try:
             record = json.loads(line)
             step = int(record["step"])
-        except (ValueError, KeyError, TypeError, OverflowError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             unreadable += 1
             continue
         for kind, by_name in found.items():
@@ -56,6 +59,8 @@ def read_metrics(text: str, remarks: list[str]) -> dict[str, Any]:
     curves = {kind: [_curve(*item) for item in by_name.items()] for kind, by_name in found.items()}
     for curve in curves["validation"]:
         curve["higher"] = higher.get(curve["name"])
+        # What a metric of the run has told of is its score, whatever its name.
+        curve["baseline"] = curve["name"] in BASELINES and curve["name"] not in higher
     return {"progress": progress, **curves}
 
 
@@ -63,10 +68,16 @@ def _note_warning(record: dict[str, Any], step: int, warnings: dict[str, list[st
     """What the run pointed out about itself, by kind, and whether it has passed since."""
     told, passed = record.get("warning"), record.get("passed")
     if isinstance(told, dict):
-        messages = warnings.setdefault(str(told.get("kind")), [])
-        messages.append(f"Step {step:,}: {told.get('message')}.")
-    if isinstance(passed, dict) and (messages := warnings.get(str(passed.get("kind")), [])):
+        messages = warnings.setdefault(_kind(told), [])
+        message = told.get("message")
+        messages.append(f"Step {step:,}: {message if isinstance(message, str) else 'a warning'}.")
+    if isinstance(passed, dict) and (messages := warnings.get(_kind(passed), [])):
         messages[-1] += f" This had passed at step {step:,}."
+
+
+def _kind(of: dict[str, Any]) -> str:
+    kind = of.get("kind")
+    return kind if isinstance(kind, str) else ""
 
 
 def _number(value: Any) -> float:

@@ -10,20 +10,22 @@ const BASELINES = [["_source", "source handed back", "handing back the source"],
   ["_most_frequent", "most frequent class", "always answering with the most frequent class"]];
 const scoreSeries = new Map(run.validation.map((s) => [s.name, s]));
 const final = (s) => s.values[s.values.length - 1];
-const isBaseline = (name) => BASELINES.some(([end]) => name.endsWith(end) && scoreSeries.has(name.slice(0, -end.length)));
-const scores = run.validation.filter((s) => !isBaseline(s.name)).map((s) => ({
+const isBaseline = (name) => scoreSeries.has(name) && scoreSeries.get(name).baseline;
+const scores = run.validation.filter((s) => !s.baseline).map((s) => ({
   ...s, scores: true, smoothed: [], title: (METRICS.get(s.name) || [s.name])[0],
   // Older runs do not say it.
   better: s.higher === null ? (METRICS.get(s.name) || [])[1] : s.higher ? "higher" : "lower",
-  baselines: BASELINES.filter(([end]) => scoreSeries.has(s.name + end))
+  baselines: BASELINES.filter(([end]) => isBaseline(s.name + end))
     .map(([end, name, words]) => ({ name, words, value: final(scoreSeries.get(s.name + end)) })).filter((b) => b.value !== null),
 }));
 const setting = (table, name) => run.recipe.filter((g) => g.table === table).flatMap((g) => g.rows).filter(([key]) => key === name).map(([, value]) => value)[0];
 const keptBy = run.best ? setting("train", "best_by") ?? scores[0]?.name : undefined;
 for (const s of scores) {
   const finite = s.values.filter((v) => v !== null);
-  if (!s.better || !finite.length || s.steps.length < 2) continue;
-  s.best = s.values.indexOf(s.better === "lower" ? Math.min(...finite) : Math.max(...finite));
+  if (!s.better || !finite.length) continue;
+  s.bestPlace = s.values.indexOf(s.better === "lower" ? Math.min(...finite) : Math.max(...finite));
+  if (s.steps.length < 2) continue;
+  s.best = s.bestPlace;
   s.summary = `${s.better[0].toUpperCase()}${s.better.slice(1)} is better. Best: ${number(s.values[s.best])} at step ${count(s.steps[s.best])}${s.name === keptBy ? ", kept as best.safetensors" : ""}.`;
 }
 // At the top stand a few; all are in the table.
@@ -39,6 +41,11 @@ function verdict({ title, better, baselines, ...s }) {
   return `On the validation pairs, ${title}${meaning} is ${number(value)} (${better || "lower"} is better). For comparison: ${others}. The model is ${result}.`;
 }
 
+function bestKept() {
+  const s = scores.find((s) => s.name === keptBy);
+  return s?.bestPlace === undefined ? "" : `best.safetensors holds the model of step ${count(s.steps[s.bestPlace])}, the best by validation ${s.title} (${number(s.values[s.bestPlace])}).`;
+}
+
 // ---- The page, top to bottom
 const { step, images, elapsed_s: elapsed, images_per_s: speed } = run.progress;
 document.title = run.name;
@@ -52,14 +59,15 @@ if (speed) figure("Speed", speed < 1000 ? speed.toPrecision(3) : count(speed), "
 for (const s of chief) figure(`Validation ${s.title}`, final(s) === null ? "not finite" : number(final(s)),
   (s.better ? `${s.better} is better` : "") + (s.steps[s.steps.length - 1] < step ? `, at step ${count(s.steps[s.steps.length - 1])}` : ""));
 document.getElementById("header").append(el("h1", {}, run.name), el("p", { class: "muted" }, facts.join(" · ")),
-  el("dl", { class: "figures" }, ...figures), ...chief.map((s) => el("p", {}, verdict(s))).filter((p) => p.textContent),
+  el("dl", { class: "figures" }, ...figures), ...[...chief.map(verdict), bestKept()].filter(Boolean).map((text) => el("p", {}, text)),
   ...run.remarks.map((text) => el("p", { class: "small warn" }, text)));
 
 const howToZoom = [el("span", { class: "hint mouse" }, "Drag across a chart to zoom in (or Ctrl and the wheel); a double click shows the whole run. "), el("span", { class: "hint touch" }, "Two fingers zoom; a double tap shows the whole run. "), el("span", { class: "hint" }, "All charts follow.")];
-const losses = run.losses.map((s) => ({ ...s, title: s.name }));
-section("Losses", ...(losses.length ? [
-  el("p", { class: "small muted" }, losses.some((s) => s.smoothed.length) ? "Thin: values as logged. Thick: centred moving average. " : "", ...howToZoom),
-  ...chartPanel(losses, { name: "Losses", one: true })] : [el("p", { class: "muted" }, "No losses were logged yet.")]));
+section("Samples", ...(run.samples.length ? [
+  el("p", { class: "small muted" }, run.samples_found > run.samples.length ? `${run.samples.length} of ${count(run.samples_found)} sheets, evenly chosen; all are in samples/. ` : "",
+    run.pairs.length ? "" : "Each row: source, output, target. ",
+    el("span", { class: "hint mouse" }, run.samples.length > 1 ? "The arrow keys step through them. " : ""), el("span", { class: "hint" }, run.pairs.length ? "Lay one image over the other and drag the divider." : "")), ...samplesView()]
+  : [el("p", { class: "muted" }, "No samples were written yet.")]));
 
 // Columns for the baselines that some score has, and for the best where there was a choice.
 const compared = BASELINES.filter(([, name]) => scores.some((s) => s.baselines.some((b) => b.name === name)));
@@ -70,17 +78,24 @@ const scoreCells = (s) => [
   ...(anyBest ? [s.best === undefined ? ["–"] : at(s.values[s.best], s.steps[s.best])] : []),
   ...compared.map(([, name]) => { const b = s.baselines.find((b) => b.name === name); return [b ? number(b.value) : "–"]; })];
 const curves = scores.filter((s) => s.steps.length > 1);
-section("Validation", ...(curves.length ? chartPanel(curves, { name: "Validation scores" }) : []),
+section("Validation", ...(curves.length ? [el("p", { class: "small muted" }, ...howToZoom), ...chartPanel(curves, { name: "Validation scores" })] : []),
   ...(scores.length ? [el("table", { class: "scores" },
     el("tr", {}, ...["Score", "Model", ...(anyBest ? ["Best"] : []), ...compared.map(([, name]) => name[0].toUpperCase() + name.slice(1))].map((t) => el("th", { scope: "col" }, t))),
     ...scores.map((s) => el("tr", {}, ...scoreCells(s).map((parts, i) => el(i ? "td" : "th", i ? {} : { scope: "row" }, ...parts)))))]
     : [el("p", { class: "muted" }, "No validation scores were logged yet.")]));
 
-section("Samples", ...(run.samples.length ? [
-  el("p", { class: "small muted" }, run.samples_found > run.samples.length ? `${run.samples.length} of ${count(run.samples_found)} sheets, evenly chosen; all are in samples/. ` : "",
-    run.pairs.length ? "" : "Each row: source, output, target. ",
-    el("span", { class: "hint mouse" }, run.samples.length > 1 ? "The arrow keys step through them. " : ""), el("span", { class: "hint" }, run.pairs.length ? "Lay one image over the other and drag the divider." : "")), ...samplesView()]
-  : [el("p", { class: "muted" }, "No samples were written yet.")]));
+// The generator's are logged times their weight, the discriminator's as they are.
+const judged = setting("discriminator", "conditional") === "false" ? "images" : "pairs";
+const ABOUT = new Map([["d_real", `discriminator on real ${judged}`], ["d_fake", `discriminator on made ${judged}`], ["d_penalty", "discriminator, gradient penalty"]]);
+const losses = run.losses.map((s) => {
+  const weight = setting("losses", `${s.name}.weight`);
+  return { ...s, title: s.name, weighted: weight !== undefined, about: weight === undefined ? ABOUT.get(s.name) : `weight ${+weight}` };
+});
+const weights = losses.some((s) => s.weighted) ? "A loss with a weight is logged times its weight. " : "";
+const scales = losses.some((s) => s.weighted && s.name === "l1") && scoreSeries.has("l1") ? "The loss l1 is of values in [−1, 1], the score L1 of images in [0, 1] and without a weight. " : "";
+section("Losses", ...(losses.length ? [
+  el("p", { class: "small muted" }, weights, scales, losses.some((s) => s.smoothed.length) ? "Thin: values as logged. Thick: centred moving average. " : "", ...(curves.length ? [] : howToZoom)),
+  ...chartPanel(losses, { name: "Losses", one: true })] : [el("p", { class: "muted" }, "No losses were logged yet.")]));
 
 const group = (title, rows) => el("div", { class: "group" }, ...(title ? [el("h3", {}, title)] : []),
   el("table", {}, ...rows.map(([key, value]) => el("tr", {}, el("th", { scope: "row" }, key), el("td", {}, value)))));
@@ -91,8 +106,7 @@ section("Environment", run.environment.length ? el("div", { class: "columns" }, 
   : el("p", { class: "muted" }, "There is no readable environment.json in this run directory."));
 
 panels.forEach((p) => p.draw());  // now that they are in the page and have a width
-// On paper the columns are as wide as this; the browser tells a script no width before it prints.
-window.addEventListener("beforeprint", () => panels.forEach((p) => p.draw(370)));
+window.addEventListener("beforeprint", () => panels.forEach((p) => p.draw(true)));
 window.addEventListener("afterprint", () => panels.forEach((p) => p.draw()));
 window.addEventListener("resize", redraw);
 if (root.dataset.state !== "failed") root.dataset.state = "ready";

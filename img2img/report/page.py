@@ -51,15 +51,12 @@ def _part(name: str) -> str:
 
 def _collect(run_dir: Path) -> dict[str, Any]:
     remarks: list[str] = []
-    recipe = _load(run_dir / "recipe.toml", tomllib.loads, remarks)
-    environment = _load(run_dir / "environment.json", json.loads, remarks)
-    tables = {key: value for key, value in recipe.items() if _has_tables(value)}
-    groups = {"": {key: value for key, value in recipe.items() if key not in tables}, **tables}
+    name, recipe = _load(run_dir / "recipe.toml", _settings, remarks) or ("", [])
     return {
-        "name": str(recipe.get("name") or run_dir.resolve().name),
-        "recipe": [{"table": key, "rows": list(_rows("", group))} for key, group in groups.items()],
+        "name": name or run_dir.resolve().name,
+        "recipe": recipe,
         "best": (run_dir / "best.safetensors").is_file(),
-        "environment": list(_rows("", environment)),
+        "environment": _load(run_dir / "environment.json", _facts, remarks) or [],
         **read_metrics(_load(run_dir / "metrics.jsonl", str, remarks) or "", remarks),
         **read_samples(run_dir / "samples", remarks),
         "remarks": remarks,
@@ -73,7 +70,22 @@ def _load(path: Path, parse: Callable[[str], Any], remarks: list[str]) -> Any:
         pass  # the page says what is not there yet
     except (OSError, ValueError) as error:
         remarks.append(f"{path.name} could not be read: {error}")
-    return {}
+    except RecursionError:
+        remarks.append(f"{path.name} could not be read: it is nested too deeply")
+    return None
+
+
+def _settings(text: str) -> tuple[str, list[dict[str, Any]]]:
+    """The name that a recipe gives, and its tables as rows."""
+    recipe = tomllib.loads(text)
+    tables = {key: value for key, value in recipe.items() if _has_tables(value)}
+    groups = {"": {key: value for key, value in recipe.items() if key not in tables}, **tables}
+    rows = [{"table": key, "rows": list(_rows("", group))} for key, group in groups.items()]
+    return str(recipe.get("name") or ""), rows
+
+
+def _facts(text: str) -> list[tuple[str, str]]:
+    return list(_rows("", json.loads(text)))
 
 
 def _has_tables(value: Any) -> bool:
