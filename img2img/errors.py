@@ -104,7 +104,14 @@ class ImageError(Img2ImgError):
 
 
 class MetricError(Img2ImgError):
-    """A score cannot be computed here; the text says why, and what to do."""
+    """A score cannot be computed here; the text says why, and what to do.
+
+    `short` is what is enough where nobody asked for this very metric; the whole text by default.
+    """
+
+    def __init__(self, message: str, short: str | None = None) -> None:
+        super().__init__(message)
+        self.short = message if short is None else short
 
 
 class Interrupted(Img2ImgError):

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from img2img.assemble import build_source, still_transform
+from img2img.component import KINDS
 from img2img.data.images import resize_image
 from img2img.data.limits import check_claim
 from img2img.data.loading import PairDataset, Transform
-from img2img.data.shards import Shards
-from img2img.data.side_by_side import SideBySide
 from img2img.data.source import PairSource
 from img2img.data.survey import survey
-from img2img.data.two_folders import TwoFolders
-from img2img.errors import RequestError
+from img2img.errors import DataError, RecipeError, RequestError
 from img2img.inference import Translator
+from img2img.names import printable
+from img2img.pairs_folder import Direction, exchanged, look_round, pairs_in, place_of
 from img2img.picture import Pixels
 from img2img.recipe import Choice, Recipe
 from img2img.recipe_files import find_recipe
 from img2img.recipe_parser import load_recipe
 from img2img.registry import Registry
-from img2img.tasks.base import Task, image_channels_of
-
-Direction = Literal["AtoB", "BtoA"]
+from img2img.tasks.base import Task, plainer_of
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Data:
         guessed: why it is this direction, where nothing said so.
         recipe: the one that names them; None for a folder.
         metrics: those that the run's recipe chooses, or else that one.
+        notes: what whoever asked should know about these pairs, in sentences.
+        alone: images without a partner, which are in no pair: their file below the folder, and why.
     """
 
     pairs: PairSource
@@ -47,6 +49,8 @@ class Data:
     guessed: str | None = None
     recipe: Recipe | None = None
     metrics: tuple[Choice, ...] = ()
+    notes: tuple[str, ...] = ()
+    alone: tuple[tuple[str, str], ...] = ()
 
 
 def is_model(path: Path) -> bool:
@@ -75,6 +79,8 @@ def find_data(
 ) -> tuple[Data, Task]:
     """The pairs held out, and the task that draws them.
 
+    Of a folder these are the pairs of `val/`, else `test/`, else all that it has.
+
     Args:
         data: a folder, a recipe, or None for that of the run.
         model: a run directory, a bundle, or a folder of outputs.
@@ -84,7 +90,7 @@ def find_data(
         direction: instead of the recipe's, or of a guess.
 
     Raises:
-        RequestError: there is no such data, or `overrides` without a recipe.
+        RequestError: there is no such data, or no longer, or `overrides` without a recipe.
         RecipeError, DataError: of the recipe, or of what it names.
     """
     of_run = recipe_of_run(model)
@@ -101,11 +107,27 @@ def find_data(
             f"{model} has no recipe that names its data: say which to take, a recipe or a folder, "
             f"after it"
         )
-    recipe = load_recipe(path, registry, overrides)
-    pairs = build_source(recipe, registry, "val")
+    recipe = _load(path, of_run, registry, overrides)
+    try:
+        pairs = build_source(recipe, registry, "val")
+    except DataError as error:
+        root = recipe.data.root
+        there = root is None or Path(root).expanduser().exists()
+        if data is not None or there or "there is no" not in str(error):
+            raise
+        raise RequestError(
+            f"the run was trained on {printable(str(root))}, which is not here: name the folder of "
+            f"its pairs after it: img2img eval {printable(model)} FOLDER"
+        ) from error
     used = task or _task_of(recipe, registry)
-    way: Direction = direction or recipe.data.direction
-    return Data(pairs, way, recipe.name, recipe=recipe), used
+    own = recipe.data.direction
+    notes: list[str] = []
+    # That of the run itself was looked at before it began.
+    if data is not None or direction not in (None, own):
+        notes += look_round(pairs, used, direction or own)
+    if path == of_run:
+        notes = notes or _unlike_run(direction, recipe)
+    return Data(pairs, direction or own, recipe.name, recipe=recipe, notes=tuple(notes)), used
 
 
 def held_out(
@@ -141,7 +163,7 @@ def held_out(
     of_run = recipe_of_run(model)
     own = found.recipe
     if of_run is not None and data is not None:
-        own = load_recipe(of_run, registry)
+        own = _load(of_run, of_run, registry)
     transform: Transform
     if of_run is not None and own is not None and found.recipe is not None:
         transform = still_transform(own.data, task, derive)
@@ -194,28 +216,87 @@ def _folder(
 ) -> tuple[Data, Task]:
     used: Task = task or registry.get("task", "paired").build({})
     guessed = None
-    seen = survey(root)
-    if direction is None and of_run is not None:
-        direction = load_recipe(of_run, registry).data.direction
-    if direction is None:
-        direction, guessed = seen.direction, seen.reasons.get("direction")
-    channels = image_channels_of(used)
-    if direction == "BtoA":
-        channels = channels[1], channels[0]
-    pairs: PairSource
-    if seen.source == "side_by_side":
-        pairs = SideBySide(root, "val", channels)
-    elif seen.source == "derived" or seen.folders is None:
-        raise RequestError(
-            f"{root} holds single images and no pairs: give the recipe that makes the sources"
+    seen = survey(root, "scored")
+    recipe = _load(of_run, of_run, registry) if of_run is not None else None
+    way = direction or (recipe.data.direction if recipe is not None else None)
+    if way is None:
+        way, guessed = seen.direction, seen.reasons.get("direction")
+        if plainer_of(used) == 1:
+            way = exchanged(way)
+            guessed = f"{guessed}, as the task expects of targets"
+    pairs, alone = pairs_in(root, seen, used, way)
+    notes = look_round(pairs, used, way)
+    if not notes and recipe is not None:
+        notes = _unlike_run(direction, recipe)
+    if notes and guessed is not None:
+        way = exchanged(way)
+        guessed, notes = "the task cannot use the pairs otherwise", []
+        pairs, alone = pairs_in(root, seen, used, way)
+    place = place_of(root, pairs, seen)
+    if place == "train":
+        notes.append(
+            f"{printable(root)} holds pairs to train on alone, neither val/ nor test/: if the "
+            f"model was trained on these, their scores say little of others"
         )
-    elif seen.source == "two_folders":
-        first, second = seen.folders
-        pairs = TwoFolders(root, "val", channels, first=first, second=second)
-    else:
-        first, second = seen.folders
-        pairs = Shards(root, "val", channels, first=first, second=second)
-    return Data(pairs, direction, root.resolve().name, guessed), used
+    elif not place and recipe is not None and _is_root(recipe, root):
+        notes.append(
+            f"the run was trained on pairs of {printable(root)}, all of which are scored here: "
+            f"leave the folder out for those that were held out"
+        )
+    reason = "its partner is missing: there is no file of the same name in the other folder"
+    found = Data(
+        *(pairs, way, root.resolve().name, guessed),
+        notes=tuple(notes),
+        alone=tuple((str(path.relative_to(root)), reason) for path in alone),
+    )
+    return found, used
+
+
+def _unlike_run(direction: Direction | None, recipe: Recipe) -> list[str]:
+    own = recipe.data.direction
+    if direction in (None, own):
+        return []
+    return [f"--direction {direction}, and the run was trained with {own}"]
+
+
+def _is_root(recipe: Recipe, root: Path) -> bool:
+    trained = Path(recipe.data.root or ".").expanduser()
+    return trained.is_dir() and trained.resolve() == root.resolve()
+
+
+def _load(
+    path: Path, of_run: Path | None, registry: Registry, overrides: Sequence[str] = ()
+) -> Recipe:
+    """A recipe; where that of a run names what is not here, it is said which plugin it needs.
+
+    Raises:
+        RecipeError: with every mistake.
+    """
+    try:
+        return load_recipe(path, registry, overrides)
+    except RecipeError as error:
+        kinds = "|".join(KINDS)
+        unknown = any(re.search(f"' is not a ({kinds})\\b", line) for line in error.problems)
+        if path != of_run or not unknown:
+            raise
+        raise RecipeError([*error.problems, _which_plugin(path.parent, registry)]) from error
+
+
+def _which_plugin(run: Path, registry: Registry) -> str:
+    """What to do about a recipe that needs a plugin, by what the run wrote down of those it had."""
+    try:
+        plugins: Any = json.loads((run / "environment.json").read_text("utf-8"))["plugins"]
+        names = [str(name) for name in plugins]
+    # It is only a record, and may be anybody's.
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        names = []
+    here = {component.origin for component in registry.components()}
+    missing = [printable(name)[:200] for name in names if name not in here]
+    had = f" (it was trained with {', '.join(missing[:5])})" if missing else ""
+    return (
+        f"the run's recipe needs a plugin that is not loaded{had}: give its file with "
+        f"--plugin FILE.py, or install it"
+    )
 
 
 def _task_of(recipe: Recipe, registry: Registry) -> Task:

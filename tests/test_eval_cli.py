@@ -15,6 +15,9 @@ from PIL import Image
 import img2img
 from img2img.bundle import BundleInfo, read_info, save_bundle
 from img2img.cli import main
+from img2img.cli.values import plain
+from img2img.errors import RequestError
+from img2img.evaluation.overrides import check_overrides
 
 COLOURS = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
 PALETTE = COLOURS.tolist()
@@ -38,14 +41,19 @@ class Many:
     of = "images"
     scores = {"many": True}
     def __init__(self, *, least: int = 10):
-        self.least, self.count = least, 0
+        # Not `least`, of which a run would be told before it begins.
+        self.wanted, self.count = least, 0
     def update(self, output, target):
         self.count += len(output)
         return {}
     def compute(self):
-        if self.count < self.least:
-            raise MetricError(f"many needs {self.least} images, and there are {self.count}")
-        return {"many": float(self.count)}
+        if self.count < self.wanted:
+            raise MetricError(f"many needs {self.wanted} images, and there are {self.count}")
+        return dict.fromkeys(self.scores, float(self.count))
+
+class Several(Many):
+    """The same by another name."""
+    scores = {"several": True}
 
 class Unhad:
     """Cannot be had."""
@@ -60,6 +68,7 @@ class Unhad:
 def register(registry):
     registry.generator("pointwise", Pointwise)
     registry.metric("many", Many)
+    registry.metric("several", Several)
     registry.metric("unhad", Unhad)
 '''
 
@@ -156,14 +165,16 @@ def test_json_is_one_object_with_a_number_for_each_score(place, call):
 def test_the_table_has_arrows_and_the_number_of_pairs(place, call):
     code, out, err = call("model.safetensors", "data", "--direction=AtoB", "--limit=3")
     assert code == 0
-    assert "3 pairs" in out
+    assert "3 of 5 pairs" in out
     rows = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
     assert float(rows["l1"][1]) == pytest.approx(
         np.mean([by_hand()[i] for i in (0, 1, 3)]), abs=1e-4
     )
-    assert rows["l1"][2:] == ["↓", "lower"]
+    assert rows["l1"][2:4] == ["↓", "lower"]
     assert rows["psnr"][2:] == ["↑", "higher"]
-    assert "no ms-ssim: " in err
+    assert err == "note: ms-ssim does not suit these pairs; --metric ms-ssim says why\n"
+    asked = call("model.safetensors", "data", "--direction=AtoB", "--metric=ms-ssim")
+    assert (asked[0], asked[2].count("no ms-ssim: ms-ssim needs images of 176")) == (1, 1)
     assert max(map(len, out.splitlines())) <= 80
     code, out, _ = call("model.safetensors", "data", "--direction=AtoB", "--quiet", "--metric=l1")
     assert (code, out) == (0, "")
@@ -194,7 +205,7 @@ def test_a_csv_has_a_line_an_image_and_no_column_for_what_single_images_lack(pla
         rows = list(csv.DictReader(file))
     assert [set(row) for row in rows] == [{"name", "l1"}] * 5
     assert [float(row["l1"]) for row in rows] == pytest.approx(by_hand(), rel=1e-5)
-    assert rows[0]["name"].endswith("data/val/0.png")
+    assert rows[0]["name"] == "val/0.png"
 
 
 def test_a_sheet_by_the_score_that_is_asked_for(place, call):
@@ -304,9 +315,9 @@ def test_pairs_that_cannot_be_used_are_named_counted_and_left_out(place, call):
     code, out, err = call(*arguments)
     assert code == 1
     assert "2 of 4 pairs" in out
-    assert "left out two/val/A/1.png: 16x16 pixels, but its partner" in err
+    assert "left out val/A/1.png: 16x16 pixels, but its partner" in err
     assert "has 8x8" in err
-    assert "left out two/val/A/2.png" in err
+    assert "left out val/A/2.png" in err
     assert "2 of 4 pairs were left out" in err
     assert len((place / "s.csv").read_text().splitlines()) == 3
 
@@ -400,16 +411,16 @@ checkpoint_every = 4
 """
 
 
-@pytest.mark.parametrize("extra", ["", "jitter"])
-def test_scores_are_those_of_the_runs_last_validation(
-    tmp_path, pairs_folder, tiny_tables, call, extra
-):
-    """On its own recipe, on a copy of it, and of its best model."""
+def test_scores_are_those_of_the_runs_last_validation(tmp_path, pairs_folder, tiny_tables, call):
+    """On its own recipe, on a copy of it, and of its best model; the files are of two sizes."""
+    other = pairs_folder / "val" / "other.png"
+    with Image.open(pairs_folder / "val" / "000.png") as pair:
+        pair.resize((96, 40)).save(other)
     recipe = tmp_path / "tiny.toml"
     text = tiny_tables.replace('"pairs"', f'"{pairs_folder.as_posix()}"') + TRAIN
     metrics = '[[metrics]]\nname = "lab-histogram"\n[[metrics]]\nname = "ssim"\n'
     recipe.write_text(text.replace("[train]", f"{metrics}[train]"))
-    overrides = {"data.load_size": 28, "data.crop_size": 24} if extra else {}
+    overrides = {"data.load_size": 28, "data.crop_size": 24}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         img2img.train(
@@ -429,28 +440,43 @@ def test_scores_are_those_of_the_runs_last_validation(
         assert code == 0
         assert found["psnr"], "the usual ones as well"
         assert {name: found[name] for name in last} == pytest.approx(last, abs=1e-6)
+    sized = "--set=data.test_size=16"
+    at_16 = json.loads(call(run, sized, "--json", plugin=None)[1])
+    assert at_16["ssim"] != pytest.approx(last["ssim"], abs=1e-6)
+    code, _, err = call(run, recipe, sized, plugin=None)
+    assert code == 2
+    assert "--set data.test_size=16 has no effect here: pairs are resized as the run's own" in err
     shutil.copy(run / "model.safetensors", tmp_path / "alone.safetensors")
-    code, out, _ = call(tmp_path / "alone.safetensors", recipe, "--json", plugin=None)
-    found = json.loads(out)
-    assert {name: found[name] for name in last} == pytest.approx(last, abs=1e-6)
+    # By itself it goes by the scale of its training, which was of files of one size.
+    other.unlink()
+    found, alone = (
+        json.loads(call(model, recipe, "--json", plugin=None)[1])
+        for model in (run, tmp_path / "alone.safetensors")
+    )
+    assert alone == pytest.approx(found, abs=1e-6, nan_ok=True)
 
 
 def test_every_place_shows_the_chosen_scores(tmp_path, pairs_folder, tiny_tables, call):
-    """The terminal, metrics.jsonl, TensorBoard and the report's data; l1 nobody chose."""
+    """The terminal, metrics.jsonl, TensorBoard and the report's data; l1 nobody chose.
+
+    One that cannot be had is said once, and training goes on.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     recipe = tmp_path / "tiny.toml"
     text = tiny_tables.replace('"pairs"', f'"{pairs_folder.as_posix()}"') + TRAIN
     metrics = '[[metrics]]\nname = "lab-histogram"\n[[metrics]]\nname = "many"\nleast = 1\n'
-    recipe.write_text(text.replace("[train]", f"{metrics}[train]"))
+    metrics += '[[metrics]]\nname = "several"\n'
+    recipe.write_text(text.replace("[train]", f"{metrics}[train]\nvalidate_every = 2"))
     (tmp_path / "plugin.py").write_text(PLUGIN)
     run = tmp_path / "run"
     code, out, err = call(recipe, "--out", run, plugin=tmp_path / "plugin.py", command="run")
     assert code == 0, err
+    assert "handing back" not in out + err, "of l1, which nobody chose"
     names = {"many", *(f"lab_histogram_{c}" for c in "lab")}
     lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
-    found = next(line["validation"] for line in lines if "validation" in line)
-    assert {name for name in found if not name.startswith("l1_")} == names
+    found = [line["validation"] for line in lines if "validation" in line][-1]
+    assert set(found) == names, "and no baselines of l1"
     rows = {line.split()[0]: line.split()[1] for line in (out + err).splitlines() if line.strip()}
     assert {name: rows[name] for name in names} == {name: f"{found[name]:.4f}" for name in names}
     events = EventAccumulator(str(run / "tensorboard")).Reload()
@@ -458,9 +484,15 @@ def test_every_place_shows_the_chosen_scores(tmp_path, pairs_folder, tiny_tables
     assert {tag.rpartition("/")[2] for tag in tags if "validation" in tag} >= names
     page = (run / "report.html").read_text()
     assert all(name in page for name in names)
+    said = "validation goes on without several: many needs 10 images, and there are 2"
+    assert err.count(said) == 1
+    assert [x["warning"]["kind"] for x in lines if "warning" in x] == ["no_score"]
+    validations = [x["validation"] for x in lines if "validation" in x]
+    assert len(validations) == 2
+    assert all("many" in scores for scores in validations)
 
 
-@pytest.mark.parametrize("by", ["psnr", "lab_histogram_b", "many"])
+@pytest.mark.parametrize("by", ["lab_histogram_b", "many"])
 def test_the_best_model_can_go_by_any_score(tmp_path, pairs_folder, tiny_tables, call, by):
     recipe = tmp_path / "tiny.toml"
     text = tiny_tables.replace('"pairs"', f'"{pairs_folder.as_posix()}"') + TRAIN
@@ -483,18 +515,38 @@ def test_the_best_model_can_go_by_any_score(tmp_path, pairs_folder, tiny_tables,
     assert trained["step"] == max(found, key=lambda step: found[step])
 
 
-def test_a_chosen_score_that_cannot_be_had_is_said_once(tmp_path, pairs_folder, tiny_tables, call):
-    """FID and its like need more pairs than a small validation has; training goes on."""
-    recipe = tmp_path / "tiny.toml"
-    text = tiny_tables.replace('"pairs"', f'"{pairs_folder.as_posix()}"') + TRAIN
-    metrics = '[[metrics]]\nname = "l1"\n[[metrics]]\nname = "many"\n'
-    recipe.write_text(text.replace("[train]", f"{metrics}[train]\nvalidate_every = 1"))
-    (tmp_path / "plugin.py").write_text(PLUGIN)
-    run = tmp_path / "run"
-    code, _, err = call(recipe, "--out", run, plugin=tmp_path / "plugin.py", command="run")
-    assert code == 0, err
-    said = "validation goes on without many: many needs 10 images, and there are 2"
-    assert err.count(said) == 1
-    lines = [json.loads(x) for x in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [x["warning"]["kind"] for x in lines if "warning" in x] == ["no_score"]
-    assert all("l1" in x["validation"] for x in lines if "validation" in x)
+@pytest.mark.parametrize(
+    ("given", "of_run", "named", "why"),
+    [
+        ("data.test_size=9", True, True, "as the run's own recipe says"),
+        ("data.crop_size=9", True, True, "as the run's own recipe says"),
+        ("data.test_size=9", True, False, None),
+        ("data.test_size=9", False, True, "factors that the bundle carries"),
+        ("data.root=x", True, True, None),
+        ("data.direction=BtoA", True, True, None),
+        ("data.second=x", True, True, None),
+        ("data.mirror=false", True, False, "about training"),
+        ("train.steps=9", True, False, "about training"),
+        ("train.seed=9", True, True, None),
+        ("task.source_channels=1", True, True, None),
+        ("generator.width=9", True, False, "trained already"),
+        ("losses=[]", False, True, "trained already"),
+        ("metrics=[]", True, True, "--metric names others"),
+        ("metrics=[]", True, False, None),
+        ("metrics=[]", False, True, None),
+    ],
+)
+def test_a_setting_without_effect_is_refused(given, of_run, named, why):
+    if why is None:
+        check_overrides([given], of_run=of_run, named=named)
+        return
+    with pytest.raises(RequestError, match=f"--set .* has no effect here: .*{why}"):
+        check_overrides(["data.root=x", given], of_run=of_run, named=named)
+
+
+def test_signs_that_an_encoding_lacks_are_spelled():
+    text = "\u2191 1.0 \u00b1 0.5 \u2193"
+    assert plain(text, "utf-8") == text
+    assert plain(text, "latin-1") == "^ 1.0 \u00b1 0.5 v"
+    assert plain(text, "ascii") == plain(text, None) == "^ 1.0 +/- 0.5 v"
+    assert plain("\u4e2d", "cp1252") == "?"

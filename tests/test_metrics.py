@@ -238,6 +238,8 @@ def test_fcn_score_refuses():
         FCNScore(5, ignore=[0, 5])
     with pytest.raises(ValueError, match="no class"):
         FCNScore(2, ignore=[0, 1])
+    with pytest.raises(MetricError, match="3 classes, and a pixel has the number -1"):
+        FCNScore(3).update(maps([0, -1, 2]), maps([0, 1, 2]))
     with pytest.raises(MetricError, match="3 classes, and a pixel has the number 3"):
         FCNScore(3).update(SHOWN, TRUTH)
     nothing = FCNScore(5, ignore=1)

@@ -232,11 +232,56 @@ def test_one_that_is_no_metric(registry):
 
         of, scores = "images", {"broken": True}
 
-    registry.metric("bare", Bare)
-    registry.metric("broken", Broken)
-    one, two = refused(registry, table("bare") + table("broken"))
+    class Dead(Broken):
+        """Cannot be built."""
+
+        def __init__(self):
+            raise RuntimeError("no licence")
+
+    class Other(Broken):
+        """Gives what it did not name."""
+
+        scores: ClassVar = {"mine": True}
+
+        def update(self, output, target):
+            return {"other": output.mean((1, 2, 3))}
+
+    for metric in (Bare, Broken, Dead, Other):
+        registry.metric(metric.__name__.lower(), metric)
+    given = "".join(map(table, ("bare", "broken", "dead", "other")))
+    one, two, three, four = refused(registry, given)
     assert "bare does not say what it scores: a metric has attributes `scores` and `of`" in one
     assert "broken: fails on (1, 3, 256, 256): KeyError: 'x'" in two
+    assert "dead cannot be built: RuntimeError: no licence" in three
+    assert "other: update gave 'other', which `scores` does not name" in four
+
+
+def test_one_that_fails_later_ends_no_run(registry):
+    """Whatever has happened to it, its validation goes on."""
+    built = []
+
+    class Once:
+        """Can be built once."""
+
+        of, scores = "images", {"once": True}
+
+        def __init__(self):
+            built.append(self)
+            if len(built) > 1:
+                raise RuntimeError("gone")
+
+        def update(self, output, target):
+            return {}
+
+        def compute(self):
+            return {"once": 1.0}
+
+    registry.metric("once", Once)
+    build = builder(registry, table("once") + table("l1"))
+    check_count(read(registry, table("once") + table("l1")), build, 3, 200)
+    assert len(built) == 1, "how many pairs it needs is known by then"
+    with pytest.warns(RuntimeWarning, match="goes on without once: RuntimeError: gone"):
+        assert list(build()) == ["l1"]
 
 
 def test_weights_that_vanish_end_no_run(registry, tmp_path):

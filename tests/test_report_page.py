@@ -405,3 +405,48 @@ def test_of_ten_thousand_samples_few_are_read(tmp_path: Path) -> None:
     assert (data["samples"][0]["step"], data["samples"][-1]["step"]) == (1, 10_000)
     assert data["samples_found"] == 10_000
     assert (tmp_path / "report.html").stat().st_size < PAGE_WITHOUT_SAMPLES + MAX_SHEETS * 2000
+
+
+def test_what_is_nested_too_deeply_is_remarked(run_dir: Path) -> None:
+    """For the readers, or only for what goes through what they read."""
+    for depth in (1500, 100_000):
+        opening, closing = "[" * depth, "]" * depth
+        (run_dir / "recipe.toml").write_text(f"a = {opening}{closing}", encoding="utf-8")
+        inner = '{"a":' * depth + "1" + "}" * depth
+        (run_dir / "environment.json").write_text(f'{{"a": {inner}}}', encoding="utf-8")
+        with (run_dir / "metrics.jsonl").open("a", encoding="utf-8") as metrics:
+            metrics.write(f'{{"step": 1, "validation": {{"l1": {opening}{closing}}}}}\n')
+            told = f'{{"kind": {inner}, "message": {inner}}}'
+            metrics.write(f'{{"step": 1, "warning": {told}}}\n')
+
+        data = read(write_report(run_dir))
+
+        remarks = " ".join(data["remarks"])
+        for file in ("recipe.toml", "environment.json"):
+            assert f"{file} could not be read" in remarks, depth
+        assert data["environment"] == data["recipe"] == []
+        assert data["progress"]["images"] == 2000
+
+
+def validated(run_dir: Path, scores: dict[str, float], **more: Any) -> dict[str, Any]:
+    line = {"step": 5, "validation": scores, **more}
+    (run_dir / "metrics.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    return {curve["name"]: curve["baseline"] for curve in read(write_report(run_dir))["validation"]}
+
+
+def test_what_is_no_score_of_the_model_is_known(tmp_path: Path) -> None:
+    """By what the metrics told of, and in older runs, which do not say, by its name."""
+    found = {"ssim": 0.5, "l1_source": 0.3, "l1_mean_target": 0.2, "accuracy_most_frequent": 0.1}
+    expected = {name: name != "ssim" for name in found}
+    assert validated(tmp_path, found) == expected
+    assert validated(tmp_path, found, higher_is_better={"ssim": True}) == expected
+    own = {"ssim": 0.5, "ssim_source": 0.4, "l1_source": 0.3}
+    assert not any(validated(tmp_path, own, higher_is_better=dict.fromkeys(own, True)).values())
+    assert validated(tmp_path, own)["ssim_source"] is False
+
+
+def test_a_curve_of_gaps_has_as_many_points_as_is_said(tmp_path: Path) -> None:
+    lines = [training_line(step, a=math.nan if step % 3 else step % 7) for step in range(1, 30_001)]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines), encoding="utf-8")
+    curve = read(write_report(tmp_path))["losses"][0]
+    assert 1_700 < len(curve["steps"]) <= 1_802

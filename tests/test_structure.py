@@ -36,6 +36,7 @@ LAYERS = (
     ("engine",),
     ("environment",),
     ("assemble", "rebuild"),
+    ("pairs_folder",),
     ("held_out",),
     ("bench", "importing", "exporting", "resuming", "study"),
     ("training",),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -13,6 +13,7 @@ from img2img.component import Component
 from img2img.document import KeyPath
 from img2img.errors import MetricError
 from img2img.metrics import Metric
+from img2img.metrics.base import scores_of_images, undeclared
 from img2img.recipe import Choice, Recipe
 from img2img.registry import Registry, suggest
 from img2img.tasks.base import Task
@@ -22,7 +23,41 @@ USUAL = {"images": ("l1", "psnr", "ssim"), "classes": ("accuracy",)}
 OTHER: dict[str, Literal["images", "classes"]] = {"images": "classes", "classes": "images"}
 
 
-def metrics_of(recipe: Recipe, registry: Registry, task: Task) -> Callable[[], dict[str, Metric]]:
+class MetricsBuilder:
+    """Builds the metrics of a run's validation, by name, anew at each call.
+
+    Args:
+        chosen: which, with their settings.
+        classes: how many there are, for metrics of classes.
+        least: how many images each of them needs.
+    """
+
+    def __init__(
+        self, chosen: Sequence[tuple[Component, Choice]], classes: int, least: Mapping[str, int]
+    ) -> None:
+        self.least = least
+        self._chosen, self._classes = chosen, classes
+
+    def __call__(self) -> dict[str, Metric]:
+        found: dict[str, Metric] = {}
+        for component, choice in self._chosen:
+            try:
+                # Networks are drawn before they get their weights, which must not change the run.
+                with torch.random.fork_rng(devices=[]):
+                    found[choice.name] = component.build(choice.settings, classes=self._classes)
+            # Its file was there when the run began; no run should end because it is gone, or
+            # because of whatever else has happened to it since.
+            except Exception as error:
+                what = "" if isinstance(error, MetricError) else f"{type(error).__name__}: "
+                warnings.warn(
+                    f"validation goes on without {choice.name}: {what}{error}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return found
+
+
+def metrics_of(recipe: Recipe, registry: Registry, task: Task) -> MetricsBuilder:
     """What builds the metrics of a run's validation, by name, anew for each.
 
     All of them are built once here, and those that the recipe names are tried on blank images, so
@@ -53,34 +88,16 @@ def metrics_of(recipe: Recipe, registry: Registry, task: Task) -> Callable[[], d
     if not problems.found:
         _check_best(problems, built, sort, registry)
     problems.raise_any()
-
-    def build() -> dict[str, Metric]:
-        found: dict[str, Metric] = {}
-        for _, component, choice in chosen:
-            try:
-                # Networks are drawn before they get their weights, which must not change the run.
-                with torch.random.fork_rng(devices=[]):
-                    found[choice.name] = component.build(choice.settings, classes=count)
-            except MetricError as error:
-                # Its file was there when the run began; no run should end because it is gone.
-                warnings.warn(
-                    f"validation goes on without {choice.name}: {error}",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-        return found
-
-    return build
+    least = {name: getattr(metric, "least", 1) for name, metric in built.items()}
+    return MetricsBuilder([(component, choice) for _, component, choice in chosen], count, least)
 
 
-def check_count(
-    recipe: Recipe, build: Callable[[], Mapping[str, Metric]], pairs: int, most: int
-) -> None:
+def check_count(recipe: Recipe, metrics: MetricsBuilder, pairs: int, most: int) -> None:
     """Whether validation has as many pairs as its metrics need.
 
     Args:
         recipe: of the run.
-        build: as `metrics_of` gives it.
+        metrics: as `metrics_of` gives them.
         pairs: held out.
         most: of them are scored in a validation.
 
@@ -88,10 +105,8 @@ def check_count(
         RecipeError: it has not.
     """
     problems = Problems(recipe)
-    # Those that no recipe names need one.
-    built = build() if recipe.metrics else {}
     for i, name in enumerate(choice.name for choice in recipe.metrics):
-        least = getattr(built.get(name), "least", 1)
+        least = metrics.least.get(name, 1)
         if min(pairs, most) < least:
             there = f"validation scores {min(pairs, most)} pairs of {pairs}"
             problems.add(
@@ -118,16 +133,16 @@ def _first(
         except MetricError as error:
             problems.add(key, f"{name} cannot be had: {error}")
             return None
+        # A plugin's may fail in any way.
+        except Exception as error:
+            problems.add(key, f"{name} cannot be built: {type(error).__name__}: {error}")
+            return None
         if metric is None:
             return None
-        of = getattr(metric, "of", None)
-        if of not in USUAL or not isinstance(getattr(metric, "scores", None), Mapping):
-            problems.add(
-                key,
-                f"{name} does not say what it scores: a metric has attributes `scores` and `of`, "
-                f"see img2img.metrics.Metric",
-            )
+        if lack := undeclared(metric):
+            problems.add(key, f"{name} {lack}")
             return None
+        of = metric.of
     if metric is not None and of == sort:
         if choice in problems.recipe.metrics and (fault := _fault(metric, problems.recipe)):
             problems.add(key, f"{name}: {fault}")
@@ -197,7 +212,7 @@ def _fault(metric: Metric, recipe: Recipe) -> str | None:
     else:
         blank = torch.zeros(1, size, size, dtype=torch.int64)
     try:
-        metric.update(blank, blank.clone())
+        scores_of_images(metric, metric.update(blank, blank.clone()), len(blank))
     except MetricError as error:
         return str(error)
     # A plugin's may fail in any way.

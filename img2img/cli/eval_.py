@@ -20,12 +20,17 @@ from img2img.cli.options import (
     load_plugins_for,
 )
 from img2img.errors import MetricError, RequestError
+from img2img.names import printable
 
 if TYPE_CHECKING:
     from img2img.data.loading import PairDataset
     from img2img.evaluation.evaluating import Evaluation
     from img2img.evaluation.judge import Judge
     from img2img.inference import Translator
+
+TRAIN_ONE = (
+    "train one with the task 'photo2labels', as the recipe facades-segmenter does, and name its run"
+)
 
 
 def eval_(
@@ -112,7 +117,7 @@ def eval_(
 
     from rich.console import Console
 
-    from img2img.cli.scores import as_json, bar, print_table, raise_any, tell, write_csv
+    from img2img.cli.scores import announce, as_json, bar, print_table, raise_any, tell, write_csv
     from img2img.cli.values import one_of
 
     one_of("--precision", precision, ("auto", "float32", "bfloat16"))
@@ -122,16 +127,20 @@ def eval_(
         raise RequestError("--by says what a sheet shows: add --sheet FILE.png")
     _check_place("--csv", csv, (".csv",), overwrite=overwrite)
     _check_place("--sheet", sheet, (".png", ".jpg", ".jpeg", ".webp"), overwrite=overwrite)
-    for path, what in ((model, "model"), (judge, "judge")):
-        if path is not None and not path.exists():
-            raise RequestError(f"there is no {what} {str(path)!r}")
+    if not model.exists():
+        raise RequestError(f"there is no model {str(model)!r}")
+    if judge is not None and not judge.exists():
+        raise RequestError(f"there is no judge {str(judge)!r}: {TRAIN_ONE}")
 
     from img2img.engine.precision import resolve_device
-    from img2img.evaluation.choosing import build_metrics, check_names, choose
+    from img2img.evaluation.beside import Beside
+    from img2img.evaluation.choosing import USUAL, build_metrics, check_names, choose
     from img2img.evaluation.evaluating import evaluate
     from img2img.evaluation.judge import Judge
+    from img2img.evaluation.overrides import check_overrides
     from img2img.evaluation.scores import spread
-    from img2img.held_out import held_out
+    from img2img.evaluation.short_names import ShortNames
+    from img2img.held_out import held_out, recipe_of_run
     from img2img.rebuild import load_translator
 
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False)
@@ -148,11 +157,11 @@ def eval_(
         overrides=set_ or (),
         direction="AtoB" if direction == "AtoB" else "BtoA" if direction else None,
     )
-    if found.guessed:
-        console.print(
-            f"note: the {'first' if found.direction == 'AtoB' else 'second'} images are taken for "
-            f"the sources, because {found.guessed}; --direction says otherwise"
-        )
+    check_overrides(set_ or (), of_run=recipe_of_run(model) is not None, named=data is not None)
+    root = data if found.recipe is None else found.recipe.data.root
+    if root is not None:
+        dataset.pairs = ShortNames(dataset.pairs, Path(root).expanduser())
+    announce(console, found)
     arbiter = None
     if judge is not None:
         seen = load_translator(judge, registry, device=where, precision=precision)
@@ -165,13 +174,16 @@ def eval_(
         judge=arbiter is not None,
     )
     kinds, classes = _kinds(translator, arbiter)
-    metrics, failed = build_metrics(settings, registry, kinds, classes=classes, asked=asked)
+    indices = spread(len(dataset), limit or len(dataset))
+    metrics, failed = build_metrics(
+        settings, registry, kinds, classes=classes, asked=asked, pairs=len(indices)
+    )
     if not metrics:
         raise MetricError("; ".join(f"{name}: {why}" for name, why in failed.items()))
     if by is not None:
         scores = [name for one in metrics.values() for name in one.scores]
         one_of("--by", by, scores)
-    indices = spread(len(dataset), limit or len(dataset))
+    beside = Beside(translator.task)
     with bar(console, len(indices)) as advance:
         result = evaluate(
             translator,
@@ -181,9 +193,14 @@ def eval_(
             judge=arbiter,
             batch_size=batch_size,
             on_pair=advance,
+            on_output=beside.look,
         )
     lost = failed | result.failed
-    tell(result, lost, len(indices))
+    own = [choice.name for choice in found.metrics]
+    unasked = [name for name in USUAL if not asked and name not in {*own, *failed, *result.broken}]
+    for name, why in found.alone:
+        print(f"left out {printable(name)}: {printable(why)}", file=sys.stderr)
+    tell(console, result, lost, len(indices), unasked)
     if csv is not None:
         write_csv(csv, result)
     if sheet is not None:
@@ -191,8 +208,10 @@ def eval_(
     if json:
         print(json_module.dumps(as_json(result), indent=2))
     elif not quiet:
-        print_table(result, f"{model} on {found.name}", len(indices))
-    raise_any(result, [name for name in lost if name in asked], len(indices))
+        guess = f"; {found.direction}, a guess" if found.guessed else ""
+        how = f"at {beside.sizes} pixels{guess}"
+        print_table(result, f"{model} on {found.name}", len(dataset), how, beside.of_source)
+    raise_any(result, [name for name in lost if name in asked], len(indices), len(found.alone))
 
 
 def _kinds(translator: Translator, judge: Judge | None) -> tuple[tuple[str, ...], int | None]:

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,23 +16,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
+from img2img.cli.values import plain
 from img2img.errors import DataError, Img2ImgError, RequestError
 from img2img.files import whole_file
 from img2img.names import printable
+from img2img.report.curves import BASELINES
 
 if TYPE_CHECKING:
     from img2img.evaluation.evaluating import Evaluation
+    from img2img.held_out import Data
 
 # Behind the name of a score in JSON: what the judge makes of the real targets.
 CEILING = "_ceiling"
-# Behind the name of a score of the last validation: whose it is instead of the model's.
-BASELINES = {
+# Behind the name of a score: which answer without a model it is of.
+ANSWERS = {
     "_source": "handing back the source",
     "_mean_target": "the mean training target",
     "_most_frequent": "the most frequent class",
 }
-# Scores that trivial answers get, whether validation computes them for the model or not.
-TRIVIAL = ("l1", "accuracy")
 
 
 @contextmanager
@@ -44,8 +45,21 @@ def bar(console: Console, total: int) -> Iterator[Callable[[], None]]:
         yield partial(progress.advance, progress.add_task("", total=total))
 
 
-def tell(result: Evaluation, failed: Mapping[str, str], total: int) -> None:
+def tell(
+    console: Console,
+    result: Evaluation,
+    failed: Mapping[str, str],
+    total: int,
+    unasked: Collection[str] = (),
+) -> None:
     """Say on stderr which pairs were left out, and which metrics could not be computed.
+
+    Args:
+        console: for notes.
+        result: of all pairs.
+        failed: why, by the metric's name.
+        total: how many pairs there were.
+        unasked: of these metrics a note says that they do not suit, and no more.
 
     Raises:
         DataError: no pair could be used.
@@ -55,16 +69,48 @@ def tell(result: Evaluation, failed: Mapping[str, str], total: int) -> None:
     if not result.images:
         first = f"; {result.skipped[0][0]}: {result.skipped[0][1]}" if result.skipped else ""
         raise DataError(f"none of the {total} pairs can be used{first}")
+    reasons: dict[str, list[str]] = {}
     for name, why in failed.items():
-        print(f"no {name}: {printable(why)}", file=sys.stderr)
+        if name not in unasked:
+            reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        print(f"no {', '.join(names)}: {printable(why)}", file=sys.stderr)
+    if unsuited := [name for name in failed if name in unasked]:
+        what = "do" if len(unsuited) > 1 else "does"
+        console.print(
+            f"note: {' and '.join(unsuited)} {what} not suit these pairs; "
+            f"--metric {unsuited[0]} says why",
+            style="dim",
+        )
 
 
-def raise_any(result: Evaluation, lost: Sequence[str], total: int) -> None:
-    """An Img2ImgError for pairs that were left out, and for metrics asked for and not had."""
+def announce(console: Console, found: Data) -> None:
+    """Notes on the pairs that are scored or shown, such as which way round they are taken."""
+    if found.guessed:
+        side, other = ("first", "BtoA") if found.direction == "AtoB" else ("second", "AtoB")
+        console.print(
+            f"note: the {side} images are taken for the sources, because {found.guessed}; "
+            f"--direction {other} says otherwise"
+        )
+    for note in found.notes:
+        console.print(f"note: {note}")
+
+
+def raise_any(result: Evaluation, lost: Sequence[str], total: int, alone: int = 0) -> None:
+    """An Img2ImgError for pairs that were left out, and for metrics asked for and not had.
+
+    Args:
+        result: of all pairs.
+        lost: metrics that were asked for, and could not be computed.
+        total: how many pairs there were.
+        alone: images that were left out because they have no partner.
+    """
     reasons = []
     if result.skipped:
         count = len(result.skipped)
         reasons.append(f"{count} of {total} pairs {'was' if count == 1 else 'were'} left out")
+    if alone:
+        reasons.append(f"{alone} {'image has' if alone == 1 else 'images have'} no partner")
     if lost:
         reasons.append(f"{', '.join(lost)} could not be computed")
     if reasons:
@@ -79,23 +125,43 @@ def as_json(result: Evaluation) -> dict[str, float | None]:
     return scores | {f"{name}{CEILING}": value for name, value in result.ceiling.items()}
 
 
-def print_table(result: Evaluation, title: str, total: int) -> None:
-    """The scores, which way is better, and, where a judge is, what it makes of real targets."""
+def print_table(
+    result: Evaluation,
+    title: str,
+    total: int,
+    how: str = "",
+    of_source: Mapping[str, float] | None = None,
+) -> None:
+    """The scores, which way is better, and, where a judge is, what it makes of real targets.
+
+    Args:
+        result: of all pairs.
+        title: whose scores these are.
+        total: how many pairs there are, also such as nobody asked to score.
+        how: at which size and in which direction, in words.
+        of_source: what handing back the source scores.
+    """
     console = Console(highlight=False, soft_wrap=True, markup=False)
     used = len(result.images)
-    of = f"{used} pairs" if used == total else f"{used} of {total} pairs"
-    console.print(f"{printable(title)}: {of}")
+    of = f"{used}" if used == total else f"{used} of {total}"
+    console.print(f"{printable(title)}: {of} {'pair' if total == 1 else 'pairs'}")
+    if how:
+        console.print(how)
+    trivial = {name: v for name, v in (of_source or {}).items() if name in result.scores}
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("score")
     table.add_column("value", justify="right")
     table.add_column("better")
     if result.ceiling:
         table.add_column("real photos", justify="right")
-    up, down = _arrows(console)
+    if trivial:
+        table.add_column(ANSWERS["_source"], justify="right")
+    up, down = (plain(text, console.encoding) for text in ("\u2191 higher", "\u2193 lower"))
     for name, value in result.scores.items():
         cells = [printable(name), shown(value), up if result.higher_is_better[name] else down]
         if result.ceiling:
             cells.append(shown(result.ceiling[name]) if name in result.ceiling else "")
+        cells += [shown(trivial[name]) if name in trivial else ""] if trivial else []
         table.add_row(*cells)
     console.print(table)
     if result.ceiling:
@@ -109,13 +175,13 @@ def print_validation(console: Console, scores: Mapping[str, float]) -> bool | No
         Whether the model is better than all of these; None where none of its scores has any.
     """
     table = Table(title="On held-out pairs", title_justify="left", box=None, pad_edge=False)
-    own = [name for name in scores if not any(_baseline(name, end, scores) for end in BASELINES)]
-    ends = [end for end in BASELINES if any(f"{name}{end}" in scores for name in own)]
-    for title in ("", "this model", *(BASELINES[end] for end in ends)):
+    own = [name for name in scores if name not in BASELINES]
+    ends = [end for end in ANSWERS if any(_baseline(f"{name}{end}", scores) for name in own)]
+    for title in ("", "this model", *(ANSWERS[end] for end in ends)):
         table.add_column(title, justify="right" if title else "left")
     for name in own:
-        others = (scores.get(f"{name}{end}") for end in ends)
-        row = ["" if value is None else shown(value) for value in others]
+        others = (f"{name}{end}" for end in ends)
+        row = [shown(scores[other]) if _baseline(other, scores) else "" for other in others]
         table.add_row(printable(name), shown(scores[name]), *row)
     console.print(table)
     if frequent := scores.get("accuracy_most_frequent"):
@@ -124,9 +190,8 @@ def print_validation(console: Console, scores: Mapping[str, float]) -> bool | No
     return scores["l1"] < min(trivial) if trivial and "l1" in scores else None
 
 
-def _baseline(name: str, end: str, scores: Mapping[str, float]) -> bool:
-    """Whether a score is that of a trivial answer; it is none of the model's in any case."""
-    return name.endswith(end) and (name[: -len(end)] in scores or name[: -len(end)] in TRIVIAL)
+def _baseline(name: str, scores: Mapping[str, float]) -> bool:
+    return name in BASELINES and name in scores
 
 
 def shown(value: float) -> str:
@@ -154,11 +219,3 @@ def write_csv(path: Path, result: Evaluation) -> None:
             partial_file.write_bytes(content)
     except OSError as error:
         raise RequestError(f"{path} cannot be written ({error.strerror or error})") from error
-
-
-def _arrows(console: Console) -> tuple[str, str]:
-    try:
-        "\u2191\u2193".encode(console.encoding)
-    except UnicodeEncodeError:
-        return "higher", "lower"
-    return "\u2191 higher", "\u2193 lower"

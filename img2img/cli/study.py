@@ -102,6 +102,7 @@ def make(
     from rich.console import Console
     from rich.progress import Progress
 
+    from img2img.cli.scores import announce
     from img2img.cli.values import one_of
     from img2img.errors import RequestError
     from img2img.files import whole_file
@@ -142,11 +143,9 @@ def make(
         direction="AtoB" if direction == "AtoB" else "BtoA" if direction else None,
     )
     console = Console(stderr=True, quiet=quiet, highlight=False, soft_wrap=True, markup=False)
-    if found.guessed:
-        console.print(
-            f"note: the {'first' if found.direction == 'AtoB' else 'second'} images are taken for "
-            f"the sources, because {found.guessed}; --direction says otherwise"
-        )
+    announce(console, found)
+    for alone, why in found.alone:
+        console.print(f"note: left out {printable(alone)}: {printable(why)}")
     swap, how = found.direction == "BtoA", task.target_interpolation
     if translator is not None:
         seen = Inputs(found.pairs, task, swap=swap, scale=translator.scale)

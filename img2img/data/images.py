@@ -11,11 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img.data.listing import list_files
-from img2img.data.sequences import Split, SplitOf
+from img2img.data.sequences import Part, Split, SplitOf
 from img2img.errors import DataError
 from img2img.picture import Pixels
 
-__all__ = ["SUFFIXES", "Image", "Split", "find_images", "hold_out", "resize_image", "split_images"]
+__all__ = [
+    "SUFFIXES",
+    "Image",
+    "Part",
+    "Split",
+    "find_images",
+    "hold_out",
+    "resize_image",
+    "split_images",
+]
 
 Image = NDArray[np.uint8]
 Item = TypeVar("Item")
@@ -53,11 +62,12 @@ def find_images(folder: Path) -> Sequence[Path]:
     return list_files([folder], SUFFIXES, list, "images")[0]
 
 
-def split_images(root: Path, split: Split) -> Sequence[Path]:
+def split_images(root: Path, split: Part) -> Sequence[Path]:
     """The images of one split: below `train/`, and below `val/`, else `test/`.
 
     Where there is neither `val/` nor `test/`, every tenth image is held out for validation; where
-    there is no `train/` either, the images are those below `root` itself.
+    there is no `train/` either, the images are those below `root` itself. Those that are `scored`
+    are all below `val/`, else `test/`, else `train/`, else `root`.
 
     Raises:
         DataError: the folder is missing, or holds no images.
@@ -68,9 +78,9 @@ def split_images(root: Path, split: Split) -> Sequence[Path]:
         )
     held_out = next((root / name for name in ("val", "test") if (root / name).is_dir()), None)
     train = root / "train" if (root / "train").is_dir() else root
-    if held_out is not None and train is root:
+    if held_out is not None and train is root and split != "scored":
         raise DataError(f"data.root: {str(root)!r} has {held_out.name}/ but no train/")
-    folder = held_out if split == "val" and held_out is not None else train
+    folder = held_out if split != "train" and held_out is not None else train
     images = find_images(folder)
     if not images:
         raise DataError(
@@ -79,6 +89,9 @@ def split_images(root: Path, split: Split) -> Sequence[Path]:
     return images if held_out is not None else hold_out(images, split)
 
 
-def hold_out(items: Sequence[Item], split: Split) -> Sequence[Item]:
-    """Every tenth item for validation, at least one where there are two; the others to train on."""
-    return SplitOf(items, split) if len(items) > 1 else items
+def hold_out(items: Sequence[Item], split: Part) -> Sequence[Item]:
+    """Every tenth item for validation, at least one where there are two; the others to train on.
+
+    All of them are scored.
+    """
+    return items if split == "scored" or len(items) < 2 else SplitOf(items, split)

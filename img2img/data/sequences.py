@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 Item = TypeVar("Item")
 Split = Literal["train", "val"]
+# What a finished model is scored on: the pairs held out where a folder has some, else all it has.
+Part = Literal["train", "val", "scored"]
 
 # Names of files may hold any bytes, or on Windows halves of characters: they come back as they are.
 _ERRORS = sys.getfilesystemencodeerrors()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from img2img.data.images import Split, hold_out
+from img2img.data.images import Part, hold_out
 from img2img.data.kept_files import texts_in
 from img2img.data.limits import BESIDE, BYTES_PER_PIXEL, over_limit, pixel_limit
 from img2img.data.reading import decode, reason_of
@@ -40,9 +40,9 @@ class Shards:
 
     `000123.source.jpg` and `000123.target.png` are one; other members, such as texts, are passed
     over. `root` holds tar files below `train/` and `val/` (or `test/`), or `train-*.tar` and
-    `val-*.tar`, or is one tar file. Without any to validate on, every tenth pair is held out.
-    Nothing is unpacked. Where the images lie is found out once and kept; the tar files are looked
-    through again when one has another size or date.
+    `val-*.tar`, or is one tar file. Without any to validate on, every tenth pair is held out,
+    and all of them are `scored`. Nothing is unpacked. Where the images lie is found out once and
+    kept; the tar files are looked through again when one has another size or date.
 
     Args:
         first: what the first images are called behind the first dot of their names, with or without
@@ -57,7 +57,7 @@ class Shards:
     def __init__(
         self,
         root: Path,
-        split: Split,
+        split: Part,
         channels: tuple[int, int] = (3, 3),
         *,
         first: str = "source",
@@ -180,7 +180,7 @@ def _decoded(data: bytes, place: Path, channels: int) -> Pixels:
         raise ImageError(place, reason_of(error)) from error
 
 
-def _files(root: Path, split: Split) -> tuple[list[Path], bool]:
+def _files(root: Path, split: Part) -> tuple[list[Path], bool]:
     """The tar files with the pairs of a split, and whether there are some to validate on."""
     if not root.exists():
         raise DataError(
@@ -189,7 +189,7 @@ def _files(root: Path, split: Split) -> tuple[list[Path], bool]:
         )
     by_split: dict[str, list[Path]] = {}
     for file in sorted(_tars(root)) if root.is_dir() else [root]:
-        by_split.setdefault(_split_of(file.relative_to(root)), []).append(file)
+        by_split.setdefault(split_of(file.relative_to(root)), []).append(file)
     if not by_split:
         raise DataError(f"data.root: no .tar files below {str(root)!r}")
     if "" in by_split and len(by_split) > 1:
@@ -199,11 +199,13 @@ def _files(root: Path, split: Split) -> tuple[list[Path], bool]:
         )
     train = by_split.get("train") or by_split.get("")
     held_out = by_split.get("val") or by_split.get("test")
-    if train is None:
+    if train is None and (held_out is None or split != "scored"):
         raise DataError(
             f"data.root: {str(root)!r} has tar files to validate on, but none to train on"
         )
-    return held_out if split == "val" and held_out is not None else train, held_out is not None
+    found = (held_out if split != "train" else None) or train
+    assert found is not None, "one of the two is there"
+    return found, held_out is not None
 
 
 def _tars(root: Path) -> Iterator[Path]:
@@ -221,7 +223,8 @@ def _tars(root: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def _split_of(place: Path) -> str:
+def split_of(place: Path) -> str:
+    """Which split a tar file belongs to by its path below the root; empty if that names none."""
     # From the outside in: what lies in `train/` is to train on, whatever it is called.
     for part in place.parts:
         for word in re.split(r"[^a-z]+", part.lower()):

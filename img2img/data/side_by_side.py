@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from img2img.data.images import Split, split_images
+from img2img.data.images import Part, split_images
 from img2img.data.reading import read_picture
 from img2img.errors import ImageError
 from img2img.picture import Pixels
@@ -20,7 +20,7 @@ class SideBySide:
         DataError: the folder is missing or empty.
     """
 
-    def __init__(self, root: Path, split: Split, channels: tuple[int, int] = (3, 3)) -> None:
+    def __init__(self, root: Path, split: Part, channels: tuple[int, int] = (3, 3)) -> None:
         self.files = split_images(root, split)
         self.channels = channels
 

@@ -11,12 +11,12 @@ from typing import Literal
 import numpy as np
 
 from img2img.data.checks.colours import variety
-from img2img.data.images import Image, split_images
+from img2img.data.images import Image, Part, split_images
 from img2img.data.reading import image_size, read_image
 from img2img.data.shard_index import called_in, image_endings
 from img2img.data.shards import Shards
 from img2img.data.side_by_side import split_halves
-from img2img.data.two_folders import TwoFolders
+from img2img.data.two_folders import TwoFolders, UnmatchedError
 from img2img.errors import DataError, ImageError
 from img2img.picture import Pixels, to_display
 from img2img.tasks.classes import matching_palette
@@ -36,7 +36,7 @@ class Survey:
         direction: which side looks like the source.
         task: which task the pairs look like.
         palette: the shipped palette whose colours the sources have, if any.
-        pairs: how many there are to train on.
+        pairs: how many there are to train on, or to score.
         size: the smaller side of a typical image, in pixels.
         reasons: what each guess rests on, for the comments of a recipe.
     """
@@ -51,26 +51,30 @@ class Survey:
     palette: str | None = None
 
 
-def survey(root: Path) -> Survey:
+def survey(root: Path, split: Part = "train") -> Survey:
     """Look at a folder.
 
+    Args:
+        root: the folder.
+        split: its pairs to train on, or those that a finished model is scored on.
+
     Raises:
-        DataError: it is missing, holds no readable images, or some to validate on alone.
+        DataError: it is missing, holds no readable images, or, to train on, some to validate on
+            alone.
     """
     if not root.is_dir():
         raise DataError(f"there is no folder {str(root)!r}")
     reasons: dict[str, str] = {}
-    folders = _two_folders(root)
-    if folders is not None:
-        both = TwoFolders(root, "train", first=folders[0], second=folders[1])
+    folders, both = _two_folders(root, split)
+    if folders is not None and both is not None:
         samples = _readable(both.pair, len(both), root)
         count = len(both)
         reasons["source"] = (
             f"the folders {folders[0]} and {folders[1]} hold files of the same names"
         )
         source: Literal["side_by_side", "two_folders", "shards", "derived"] = "two_folders"
-    elif not (files := _images(root)):
-        folders, shards = _shards(root)
+    elif not (files := _images(root, split)):
+        folders, shards = _shards(root, split)
         source, count = "shards", len(shards)
         samples = _readable(shards.pair, count, root)
         reasons["source"] = (
@@ -104,10 +108,10 @@ def survey(root: Path) -> Survey:
     return Survey(source, folders, direction, task, count, size, reasons, palette)
 
 
-def _images(root: Path) -> Sequence[Path]:
-    """The images to train on; none where there are tar files instead."""
+def _images(root: Path, split: Part) -> Sequence[Path]:
+    """The images of a split; none where there are tar files instead."""
     try:
-        return split_images(root, "train")
+        return split_images(root, split)
     except DataError as error:
         if "no images" not in str(error):
             raise
@@ -121,7 +125,7 @@ def _images(root: Path) -> Sequence[Path]:
         return []
 
 
-def _shards(root: Path) -> tuple[tuple[str, str], Shards]:
+def _shards(root: Path, split: Part) -> tuple[tuple[str, str], Shards]:
     """What `data.first` and `data.second` are for tar files, and the pairs in them."""
     file = min(root.rglob("*.tar"))
     names = [*image_endings(file)]
@@ -130,7 +134,7 @@ def _shards(root: Path) -> tuple[tuple[str, str], Shards]:
     first, second = [*names, ""][:2] if names else ("", "")
     if len(names) in (1, 2) and all(name.isprintable() for name in names):
         try:
-            pairs = Shards(root, "train", first=first, second=second)
+            pairs = Shards(root, split, first=first, second=second)
             if second or _is_double(pairs):
                 return (first, second), pairs
         except DataError as error:
@@ -152,9 +156,11 @@ def _is_double(pairs: Shards) -> bool:
     return bool(height == width)
 
 
-def _two_folders(root: Path) -> tuple[str, str] | None:
+def _two_folders(root: Path, split: Part) -> tuple[tuple[str, str] | None, TwoFolders | None]:
+    """The names of two folders whose files go together, and the pairs of them that have both."""
     candidates = [("A", "B")]
-    for parent in (root / "train", root):
+    parents = ("train", "") if split == "train" else ("val", "test", "train", "")
+    for parent in (root / name for name in parents):
         if parent.is_dir():
             # Not by Path.iterdir: this asks about none of a million files.
             with os.scandir(parent) as entries:
@@ -164,11 +170,19 @@ def _two_folders(root: Path) -> tuple[str, str] | None:
                 candidates.append((names[0], names[1]))
     for first, second in candidates:
         try:
-            TwoFolders(root, "train", first=first, second=second)
+            both = TwoFolders(root, split, first=first, second=second)
+        except UnmatchedError as error:
+            named = (first, second) == ("A", "B")
+            if named and split == "scored" and error.matched is None:
+                raise
+            # A few names in common say nothing of two folders that are called anything.
+            if error.matched is None or not (named or len(error.matched) > len(error.alone)):
+                continue
+            both = error.matched
         except DataError:
             continue
-        return first, second
-    return None
+        return (first, second), both
+    return None, None
 
 
 def _mostly_double(files: Sequence[Path]) -> bool:

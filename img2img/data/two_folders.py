@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from img2img.data.images import SUFFIXES, Split, hold_out
+from img2img.data.images import SUFFIXES, Part, hold_out
 from img2img.data.listing import FileList, list_files
 from img2img.data.reading import read_picture
 from img2img.data.sequences import Zipped
@@ -37,7 +37,8 @@ class TwoFolders:
 
     For the folders A and B, `root` holds `train/A` and `train/B`, or `A/train` and `B/train`, or
     `trainA` and `trainB`, and the same for `val` (or `test`). With `A` and `B` alone, or without
-    validation folders, every tenth pair is held out.
+    validation folders, every tenth pair is held out. Those that are `scored` are the pairs held out
+    where they have folders, else all there are.
 
     Args:
         first: the folder of the first images.
@@ -51,7 +52,7 @@ class TwoFolders:
     def __init__(
         self,
         root: Path,
-        split: Split,
+        split: Part,
         channels: tuple[int, int] = (3, 3),
         *,
         first: str = "A",
@@ -63,18 +64,20 @@ class TwoFolders:
             )
         held_out = _folders(root, ("val", "test"), first, second)
         train = _folders(root, ("train", ""), first, second)
-        if train is None:
+        if train is None and (held_out is None or split != "scored"):
             raise DataError(
                 f"data.root: found neither {str(root / 'train' / first)!r} with "
                 f"{str(root / 'train' / second)!r} nor {str(root / first)!r} with "
                 f"{str(root / second)!r}; name the two folders with data.first and data.second"
             )
-        if held_out is not None and held_out[0].is_relative_to(train[0]):
+        beside = train if split != "scored" else None
+        if held_out and beside and held_out[0].is_relative_to(beside[0]):
             raise DataError(
-                f"data.root: {str(held_out[0])!r} is there, but no {str(train[0] / 'train')!r}; "
+                f"data.root: {str(held_out[0])!r} is there, but no {str(beside[0] / 'train')!r}; "
                 f"put the images to train on there"
             )
-        folders = held_out if split == "val" and held_out is not None else train
+        folders = (held_out if split != "train" else None) or train
+        assert folders is not None, "one of the two is there"
         unmatched: _Unmatched | None = None
         try:
             first_images, second_images = _match(*folders)

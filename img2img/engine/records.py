@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -15,6 +15,7 @@ from img2img.engine.events import Events
 from img2img.engine.health import Health
 from img2img.engine.run import Run
 from img2img.engine.state import TrainState
+from img2img.evaluation.evaluating import Evaluation
 from img2img.evaluation.outputs import Outputs
 from img2img.evaluation.scores import baselines, readable, spread, validate
 from img2img.inference import Translator
@@ -156,11 +157,13 @@ class Records:
         metrics = run.build_metrics()
         found = validate(self._translator(), run.validation_pairs, metrics, seen=seen)
         scores = dict(found.scores)
-        self._warn_of(found.failed)
+        self._warn_of(found)
         if self._best is not None:
             self._best.offer(found, state, run.bundle)
         if state.step == run.plan.total_steps:
-            scores |= baselines(run.still_pairs, run.validation_pairs, run.task)
+            # A score that a metric has is the metric's, whatever its name.
+            others = baselines(run.still_pairs, run.validation_pairs, run.task, scored=scores)
+            scores |= {name: value for name, value in others.items() if name not in scores}
         if scores:
             line = {
                 "step": state.step,
@@ -171,12 +174,16 @@ class Records:
             self._events.tell("on_metrics", metrics=line)
         return seen
 
-    def _warn_of(self, failed: Mapping[str, str]) -> None:
-        """Say once of a metric that it gives no score; of what nobody asked for, never."""
-        for name in failed.keys() - self._without:
+    def _warn_of(self, found: Evaluation) -> None:
+        """Say once of a metric that it gives no score.
+
+        Of one that nobody asked for and that does not suit the images, never.
+        """
+        for name in found.failed.keys() - self._without:
             self._without.add(name)
-            if self.health is not None and self._run.recipe.get("metrics"):
-                message = f"validation goes on without {name}: {failed[name]}"
+            told = self._run.recipe.get("metrics") or name in found.broken
+            if self.health is not None and told:
+                message = f"validation goes on without {name}: {found.failed[name]}"
                 self.health.warn(self._state.step, "no_score", message)
 
     def _save_model(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from img2img.component import Component
 from img2img.document import parse_assignment
 from img2img.errors import MetricError, RequestError
 from img2img.metrics import Metric
+from img2img.metrics.base import undeclared
 from img2img.recipe import Choice
 from img2img.registry import Registry, suggest
 from img2img.table import check_table
@@ -93,15 +95,18 @@ def build_metrics(
     *,
     classes: int | None,
     asked: Iterable[str] = (),
+    pairs: int | None = None,
 ) -> tuple[dict[str, Metric], dict[str, str]]:
-    """The metrics that suit what there is, built, and why the others could not be.
+    """The metrics that suit what there is, built, and why others could not be.
 
     Args:
         settings: by name; see `choose`.
         registry: where names are looked up.
         kinds: what there is to compare: `images`, `classes` or both.
         classes: how many there are, where there are classes.
-        asked: of these it is said why they do not suit; others are left out silently.
+        asked: of these it is said why they do not suit, and all that can be done about what they
+            lack; others are left out silently, or with the short reason.
+        pairs: how many there are; a metric that needs more is not built.
 
     Raises:
         RequestError: settings that a metric refuses, or one that was asked for does not suit.
@@ -117,17 +122,42 @@ def build_metrics(
                 raise RequestError(f"{name} {_why_unsuited('classes')}")
             continue
         try:
+            if pairs is not None and (few := _too_few(component, given, kinds, pairs)):
+                failed[name] = few
+                continue
             metric: Metric = component.build(dict(given), classes=classes)
         except MetricError as error:
-            failed[name] = str(error)
+            failed[name] = str(error) if name in asked else error.short
             continue
         except ValueError as error:
             raise RequestError(f"{name}: {error}") from error
-        if metric.of in kinds:
+        # A plugin's may fail in any way, and the others should not end with it.
+        except Exception as error:
+            failed[name] = f"it cannot be built: {type(error).__name__}: {error}"
+            continue
+        if lack := undeclared(metric):
+            failed[name] = f"it {lack}"
+        elif metric.of in kinds:
             built[name] = metric
         elif name in asked:
             raise RequestError(f"{name} {_why_unsuited(metric.of)}")
     return built, failed
+
+
+def _too_few(
+    component: Component, settings: Mapping[str, Any], kinds: Collection[str], pairs: int
+) -> str | None:
+    """Why a metric cannot be computed of so few pairs, as far as it says so before it is built."""
+    factory = component.factory
+    tell = getattr(factory, "least_of", None)
+    least = tell(settings) if callable(tell) else getattr(factory, "least", 1)
+    suits = getattr(factory, "of", None) in kinds
+    if not suits or not isinstance(least, int) or pairs >= least:
+        return None
+    there = "there is 1 pair" if pairs == 1 else f"there are {pairs} pairs"
+    instead = getattr(factory, "for_fewer", None)
+    way_out = f"; try {instead}, which needs fewer" if instead else ""
+    return f"{there}, and {component.name} needs {least} or more{way_out}"
 
 
 def _why_unsuited(of: str) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -19,9 +17,11 @@ from img2img.errors import ImageError, MetricError, RequestError
 from img2img.evaluation.judge import Judge
 from img2img.inference import Translator
 from img2img.metrics import Metric
+from img2img.metrics.base import BrokenMetricError, scores_of_images, scores_of_set
 from img2img.picture import Pixels, fit_channels, to_depth
 from img2img.tasks.base import Task
 
+Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
 
@@ -50,6 +50,7 @@ class Evaluation:
         images: each image's own, in the order of the pairs.
         ceiling: what the judge makes of the real targets; empty without a judge.
         failed: why a metric could not be computed, by the metric's name.
+        broken: of these, the ones that did not say so themselves, with a MetricError.
         skipped: pairs that were left out: their name, and why.
     """
 
@@ -58,6 +59,7 @@ class Evaluation:
     images: list[ImageScores] = field(default_factory=list)
     ceiling: dict[str, float] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    broken: frozenset[str] = frozenset()
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -114,11 +116,7 @@ def evaluate(
     if judge is not None:
         kinds.add("classes")
     scoring = _Scoring(metrics, translator.device, kinds)
-    of_real = _Scoring(
-        copy.deepcopy({name: m for name, m in metrics.items() if m.of == "classes"}),
-        translator.device,
-        {"classes"},
-    )
+    of_real = None if judge is None else scoring.copied("classes")
     images: list[ImageScores] = []
     skipped: list[tuple[str, str]] = []
 
@@ -131,7 +129,7 @@ def evaluate(
         if "images" in kinds:
             outputs, targets = _seen(task, batch)
             _join(rows, scoring.update("images", outputs, targets))
-            if judge is not None:
+            if judge is not None and of_real is not None:
                 truth = torch.stack([judge.truth(task.decode_source(p.source)) for p in batch])
                 judged = judge.classes(outputs, translator.scale)
                 _join(rows, scoring.update("classes", judged, truth))
@@ -155,14 +153,14 @@ def evaluate(
     for image in images:
         for name in lost:
             image.scores.pop(name, None)
-    return Evaluation(
-        scores,
-        higher,
-        images,
-        of_real.compute() if judge is not None else {},
-        scoring.failed,
-        skipped,
-    )
+    failed = dict(scoring.failed)
+    ceiling = {}
+    if of_real is not None:
+        ceiling = of_real.compute()
+        lacking = of_real.failed.items() - failed.items()
+        failed |= {f"ceiling of {name}": why for name, why in lacking if name not in failed}
+    broken = frozenset(scoring.broken)
+    return Evaluation(scores, higher, images, ceiling, failed, broken, skipped)
 
 
 def as_scored(image: Pixels) -> NDArray[np.uint8]:
@@ -181,13 +179,15 @@ class _Scoring:
 
     Attributes:
         failed: why, by the metric's name.
+        broken: those whose failure was none of their own messages.
     """
 
     def __init__(
         self, metrics: Mapping[str, Metric], device: torch.device, kinds: set[str]
     ) -> None:
         self.failed: dict[str, str] = {}
-        self._metrics, self._device = metrics, device
+        self.broken: set[str] = set()
+        self._metrics, self._device = dict(metrics), device
         for name, metric in metrics.items():
             if metric.of not in kinds:
                 self.failed[name] = (
@@ -197,7 +197,18 @@ class _Scoring:
                     "must tell them from the images (--judge)"
                 )
             elif callable(move := getattr(metric, "to", None)):
-                self._try(name, partial(move, device))
+                self._try(name, move, device)
+
+    def copied(self, of: str) -> _Scoring:
+        """The same metrics of that kind, before anything was given to them."""
+        copies = _Scoring({}, self._device, {of})
+        for name, metric in self._metrics.items():
+            if metric.of != of or name in self.failed:
+                continue
+            found = copies._try(name, copy.deepcopy, metric)
+            if found is not None:
+                copies._metrics[name] = found
+        return copies
 
     def update(self, of: str, output: Tensor, target: Tensor) -> list[dict[str, float]]:
         """Feed a batch to the metrics of that kind; gives the scores of each image."""
@@ -206,10 +217,8 @@ class _Scoring:
         for name, metric in self._metrics.items():
             if metric.of != of or name in self.failed:
                 continue
-            found = self._try(name, partial(metric.update, output, target)) or {}
-            for score, values in found.items():
-                for row, value in zip(rows, values.tolist(), strict=True):
-                    row[score] = float(value)
+            found = self._try(name, _update, metric, output, target)
+            _join(rows, found if found is not None else [{} for _ in rows])
         return rows
 
     def compute(self) -> dict[str, float]:
@@ -218,18 +227,19 @@ class _Scoring:
         for name, metric in self._metrics.items():
             if name in self.failed:
                 continue
-            found = self._try(name, metric.compute) or {}
-            if bad := [score for score, value in found.items() if not math.isfinite(value)]:
-                self.failed[name] = f"{', '.join(bad)} came out as no finite number"
-                continue
-            scores |= {score: float(value) for score, value in found.items()}
+            scores |= self._try(name, _compute, metric) or {}
         return scores
 
-    def _try(self, name: str, call: Callable[[], Result]) -> Result | None:
+    def _try(
+        self, name: str, call: Callable[Given, Result], *given: Given.args, **more: Given.kwargs
+    ) -> Result | None:
+        """What a metric gives; None, and it is left out, where it fails."""
         try:
-            return call()
+            return call(*given, **more)
         except MetricError as error:
             self.failed[name] = str(error)
+            if isinstance(error, BrokenMetricError):
+                self.broken.add(name)
         except (MemoryError, torch.OutOfMemoryError):
             raise
         # A metric may be a plugin's, and the others, or a run of days, should not end with it.
@@ -238,7 +248,16 @@ class _Scoring:
                 raise  # the CPU's allocator has no type of its own
             reason = " ".join(str(error).split())[:300]
             self.failed[name] = f"{type(error).__name__}: {reason}"
+            self.broken.add(name)
         return None
+
+
+def _update(metric: Metric, output: Tensor, target: Tensor) -> list[dict[str, float]]:
+    return scores_of_images(metric, metric.update(output, target), len(output))
+
+
+def _compute(metric: Metric) -> dict[str, float]:
+    return scores_of_set(metric, metric.compute())
 
 
 def _batches(

@@ -110,7 +110,8 @@ class Judge:
                     f"{self.name} judges photographs, and {dataset.pairs.name(index)} has targets "
                     f"of {photo.shape[2]} channels"
                 )
-            reason = self._misfit(to_display(labels), to_display(photo))
+            other = "AtoB" if dataset.swap else "BtoA"
+            reason = self._misfit(to_display(labels), to_display(photo), other)
             if reason is not None:
                 wrong.append((dataset.pairs.name(index), reason))
         if 2 * len(wrong) > looked:
@@ -120,12 +121,12 @@ class Judge:
                 f"source is no label map in the colours of its classes; {name}: {reason}"
             )
 
-    def _misfit(self, labels: Image, photo: Image) -> str | None:
+    def _misfit(self, labels: Image, photo: Image, other: str) -> str | None:
         """Why a source is no label map in the judge's colours, and what to do; None if it is."""
         if fits_palette(labels, self.palette):
             return None
         if fits_palette(photo, self.palette):
-            return "its target is one: set the other direction"
+            return f"its target is one: set the other direction, --direction {other}"
         shipped = matching_palette(labels)
         if shipped is not None:
             return f"it is one in those of {shipped!r}, so take a judge that was trained on these"

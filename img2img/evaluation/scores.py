@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -56,9 +56,21 @@ def validate(
 
 
 def baselines(
-    train: PairDataset, validation: PairDataset, task: Task, most: int = MOST_PAIRS
+    train: PairDataset,
+    validation: PairDataset,
+    task: Task,
+    most: int = MOST_PAIRS,
+    *,
+    scored: Collection[str] = ("l1", "accuracy"),
 ) -> dict[str, float]:
     """Scores of answers that need no model; a model worth having beats them.
+
+    Args:
+        train: whose targets some of them are made of.
+        validation: pairs.
+        task: of both.
+        most: how many pairs of each are looked at.
+        scored: the scores that the model has; others get no baseline.
 
     Returns:
         `l1_source`: handing back the source, where it has the target's channels; `l1_mean_target`:
@@ -66,6 +78,8 @@ def baselines(
         Or, where targets are classes, `accuracy_most_frequent`: the training targets' most frequent
         class everywhere. Both datasets must give images of one size.
     """
+    if ("l1" if getattr(task, "palette", None) is None else "accuracy") not in scored:
+        return {}
     trained = readable(train, spread(len(train), most))
     held_out = readable(validation, spread(len(validation), most))
     if getattr(task, "palette", None) is not None:

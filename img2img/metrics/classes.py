@@ -19,7 +19,9 @@ class Accuracy(MeanOverImages):
     of: Literal["images", "classes"] = "classes"
 
     def of_each(self, output: Tensor, target: Tensor) -> Tensor:
-        return (output == target).double().mean(dim=(1, 2))
+        right = (output == target).flatten(1)
+        # Counted where the classes are, divided on the CPU: not every device has float64.
+        return right.sum(dim=1).cpu().double() / right.shape[1]
 
 
 class FCNScore:
@@ -73,9 +75,11 @@ class FCNScore:
         from torchmetrics.functional.classification import multiclass_confusion_matrix
 
         highest = int(torch.maximum(output, target).max())
-        if highest >= self._classes or int(torch.minimum(output, target).min()) < 0:
+        lowest = int(torch.minimum(output, target).min())
+        if highest >= self._classes or lowest < 0:
             raise MetricError(
-                f"there are {self._classes} classes, and a pixel has the number {highest}"
+                f"there are {self._classes} classes, and a pixel has the number "
+                f"{lowest if lowest < 0 else highest}"
             )
         left_out = torch.isin(target, torch.tensor(self._ignored, device=target.device))
         matrix = multiclass_confusion_matrix(

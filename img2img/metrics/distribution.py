@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from img2img.errors import MetricError
 from img2img.metrics import inception
@@ -30,30 +31,36 @@ class FID:
     """
 
     of: Literal["images", "classes"] = "images"
+    for_fewer = "kid"
+
+    @staticmethod
+    def least_of(settings: Mapping[str, Any]) -> int:
+        """How many images it needs with these settings, known before its network is read."""
+        least = settings.get("least")
+        return int(settings.get("features", 2048)) + 1 if least is None else int(least)
 
     def __init__(
         self, *, features: Width = 2048, least: int | None = None, weights: str | None = None
     ) -> None:
-        self.least = features + 1 if least is None else least
+        self.least = self.least_of({"features": features, "least": least})
         if self.least < 2:
             raise ValueError(f"least must be 2 or more, for a covariance, not {least}")
         from torchmetrics.image.fid import FrechetInceptionDistance
 
         self.scores = {"fid": False}
-        self._features, self._count = features, 0
-        self._distance = FrechetInceptionDistance(inception.load_inception(weights, features))
-        self._device = torch.device("cpu")
+        self._count = 0
+        self._network = inception.load_inception(weights, features)
+        self._distance = FrechetInceptionDistance(_AsGiven(self._network.num_features))
 
     def to(self, device: torch.device) -> FID:
-        """Move the network and the sums."""
-        self._distance.to(device)
-        self._device = device
+        """Move the network; the sums stay, because not every device has their float64."""
+        self._network.to(device)
         return self
 
     def update(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
-            self._distance.update(_levels(output), real=False)
-            self._distance.update(_levels(target), real=True)
+            self._distance.update(self._network(_levels(output)).cpu(), real=False)
+            self._distance.update(self._network(_levels(target)).cpu(), real=True)
         self._count += len(output)
         return {}
 
@@ -66,10 +73,7 @@ class FID:
                 if self._count > 1
                 else f"fid needs {self.least} images or more, and there are {self._count}"
             )
-        # Not every device has eigenvalues of a matrix that is not symmetric.
-        distance = float(self._distance.to("cpu").compute())
-        self._distance.to(self._device)
-        return {"fid": distance}
+        return {"fid": float(self._distance.compute())}
 
 
 class KID:
@@ -138,6 +142,17 @@ class KID:
             a, b = (torch.randperm(count, generator=random)[: self._subset_size] for _ in "ab")
             values.append(poly_mmd(targets[a], outputs[b]))
         return {"kid": float(torch.stack(values).mean())}
+
+
+class _AsGiven(nn.Module):
+    """Hands features on, in the place where torchmetrics has the network that makes them."""
+
+    def __init__(self, num_features: Any) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
 
 
 def _levels(images: Tensor) -> Tensor:

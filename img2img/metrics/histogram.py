@@ -63,9 +63,9 @@ class LabHistogram:
         places = torch.cat([light, chroma], dim=1).long().flatten(2)
         rows = places.shape[0] * places.shape[1]
         size = self._bins + 1
-        offset = torch.arange(rows, device=places.device).view(*places.shape[:2], 1) * size
+        offset = torch.arange(rows).view(*places.shape[:2], 1) * size
         counts = torch.bincount((places + offset).flatten(), minlength=rows * size)
-        return counts.view(*places.shape[:2], size).cpu()
+        return counts.view(*places.shape[:2], size)
 
 
 def intersection(counts: Tensor, other: Tensor) -> Tensor:
@@ -75,11 +75,12 @@ def intersection(counts: Tensor, other: Tensor) -> Tensor:
 
 
 def to_lab(images: Tensor) -> Tensor:
-    """CIE Lab (D65) of sRGB. Shape: (B, 3, H, W) in [0, 1] -> the same, float64."""
-    images = images.double()
+    """CIE Lab (D65) of sRGB. Shape: (B, 3, H, W) in [0, 1] -> the same, float64, on the CPU."""
+    # Not every device has float64.
+    images = images.cpu().double()
     light = torch.where(images <= 0.04045, images / 12.92, ((images + 0.055) / 1.055) ** 2.4)
-    rgb_to_xyz = torch.tensor(XYZ_TO_RGB, dtype=torch.float64, device=images.device).inverse()
-    white = torch.tensor(WHITE, dtype=torch.float64, device=images.device)
+    rgb_to_xyz = torch.tensor(XYZ_TO_RGB, dtype=torch.float64).inverse()
+    white = torch.tensor(WHITE, dtype=torch.float64)
     xyz = F.conv2d(light, (rgb_to_xyz / white[:, None])[:, :, None, None])
     of_xyz = torch.where(xyz > KNEE, xyz.clamp_min(KNEE) ** (1 / 3), SLOPE * xyz + OFFSET)
     x, y, z = of_xyz.unbind(dim=1)

@@ -7,10 +7,10 @@ import io
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from img2img.errors import MetricError
-from img2img.metrics.weights import find_weights, refuse_misfit
+from img2img.metrics.weights import load_network, refuse_misfit
 
 Width = Literal[64, 192, 768, 2048]
 # Converted from the TensorFlow graph of 2015 that the first FID was computed with.
@@ -37,21 +37,25 @@ def load_inception(weights: str | None, features: Width) -> nn.Module:
         raise MetricError(
             "the network is torch-fidelity's, which is not installed: pip install img2img[scores]"
         )
+    return load_network(_network, str(features), weights, URL, WHAT)
+
+
+def _network(features: str, weights: dict[str, Tensor]) -> nn.Module:
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     # Its own reading would run what is in the file, so it gets the tensors, packed anew.
     packed = io.BytesIO()
-    torch.save(find_weights(weights, URL, WHAT), packed)
+    torch.save(weights, packed)
     packed.seek(0)
     try:
         network: nn.Module = NoTrainInceptionV3(
             "inception-v3-compat",
-            [str(features)],
+            [features],
             packed,  # type: ignore[arg-type]  # it is handed to torch.load, which takes both
             antialias=False,
         )
     except RuntimeError as error:
         raise refuse_misfit(WHAT, error) from error
     # torchmetrics would find it out with an image of random numbers.
-    network.num_features = features  # type: ignore[assignment]  # torch declares tensors and modules
+    network.num_features = int(features)  # type: ignore[assignment]  # torch declares tensors and modules
     return network

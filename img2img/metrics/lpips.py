@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from img2img.errors import MetricError
 from img2img.metrics.pixel import MeanOverImages
-from img2img.metrics.weights import find_weights, refuse_misfit
+from img2img.metrics.weights import load_network, refuse_misfit
 
 Net = Literal["alex", "vgg", "squeeze"]
 # torchvision's name of each, and the pixels below which one of its poolings has nothing left.
@@ -40,7 +40,7 @@ class LPIPS(MeanOverImages):
 
     def __init__(self, *, net: Net = "alex", weights: str | None = None) -> None:
         super().__init__()
-        self._net, self._network = net, _network(net, weights)
+        self._net, self._network = net, _load(net, weights)
 
     def to(self, device: torch.device) -> LPIPS:
         """Move the network."""
@@ -59,19 +59,23 @@ class LPIPS(MeanOverImages):
         return values.flatten()
 
 
-def _network(net: Net, weights: str | None) -> Any:
-    """torchmetrics' network, filled without a download of its own and without random numbers.
+def _load(net: Net, weights: str | None) -> nn.Module:
+    """torchmetrics' network with torchvision's weights.
 
     Raises:
         MetricError: the weights cannot be had, or are another network's.
     """
     import torchvision
-    from torchmetrics.functional.image import lpips
 
     name = NETS[net][0]
     url = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"].url
-    what = f"torchvision's {name}"
-    found = find_weights(weights, url, what)
+    return load_network(_network, net, weights, url, f"torchvision's {name}")
+
+
+def _network(net: Net, weights: dict[str, Tensor]) -> nn.Module:
+    """torchmetrics' network, filled without a download of its own and without random numbers."""
+    from torchmetrics.functional.image import lpips
+
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
         network = lpips._NoTrainLpips(net=net, pretrained=False, pnet_rand=True)
@@ -84,11 +88,11 @@ def _network(net: Net, weights: str | None) -> Any:
         # `lins` holds the same layers again, and the slices are torchvision's `features`.
         of_linear = re.sub(r"^lins\.(\d+)\.", r"lin\1.", key)
         of_features = re.sub(r"^net\.slices?\.?\d+\.", "features.", key)
-        given = linear.get(of_linear, found.get(of_features))
+        given = linear.get(of_linear, weights.get(of_features))
         if given is not None:
             state[key] = given
     try:
         network.load_state_dict(state, assign=True)
     except RuntimeError as error:
-        raise refuse_misfit(what, error) from error
-    return network.float().requires_grad_(False).eval()
+        raise refuse_misfit(f"torchvision's {NETS[net][0]}", error) from error
+    return network.float()

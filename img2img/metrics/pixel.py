@@ -34,7 +34,8 @@ class MeanOverImages:
         raise NotImplementedError
 
     def update(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-        values = self.of_each(output, target).double()
+        # On the CPU, because not every device has float64.
+        values = self.of_each(output, target).cpu().double()
         self._total += float(values.sum())
         self._count += len(values)
         return {self.name: values}

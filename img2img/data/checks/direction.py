@@ -1,4 +1,4 @@
-"""Whether source and target are the wrong way round, of all pairs or of a few."""
+"""Whether source and target are the wrong way round, of all pairs, a few, or some looked at."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from img2img.data.checks.colours import variety
 from img2img.data.checks.problem import Problem
 from img2img.data.checks.seen import Seen
+from img2img.data.checks.unsuitable import Judge, find_misfit, is_direction
+from img2img.data.source import PairSource
+from img2img.errors import ImageError
+from img2img.picture import to_display
+from img2img.tasks.classes import matching_palette
 
 # By so many bits must the entropy of colours differ for a pair to tell which is the plainer image.
 CLEAR = 0.5
@@ -17,6 +23,8 @@ ENOUGH, TELLING = 8, 0.5
 AGREED = 0.9
 # For single pairs to be the odd ones out, of all pairs; and by how many bits they must be so.
 CERTAIN, ODD = 0.9, 1.0
+# Pairs that are looked at where nobody looks through all.
+LOOKED_AT = 16
 
 
 def find_direction(seen: Seen, plainer: int | None) -> Iterator[Problem]:
@@ -55,3 +63,52 @@ def find_direction(seen: Seen, plainer: int | None) -> Iterator[Problem]:
                 f"the {('source', 'target')[usual < 0]} has more colours than its partner, unlike "
                 f"in {agreed:.1%} of the pairs",
             )
+
+
+def other_way(
+    pairs: PairSource, judge: Judge, plainer: int | None, *, swap: bool = False
+) -> str | None:
+    """Why the images of pairs seem to be in each other's place, of up to 16 evenly chosen.
+
+    Args:
+        pairs: those of a split; what is made from one image is in its place.
+        judge: says why the task cannot use a pair's first and second image.
+        plainer: as for `find_direction`.
+        swap: the second image is the source.
+
+    Returns:
+        A sentence, or None if nothing says so.
+    """
+    if hasattr(pairs, "degrade") or getattr(pairs, "makes_first", False):
+        return None
+    misfits, richer, mapped, looked = [], [], [], 0
+    for index in range(0, len(pairs), -(-len(pairs) // LOOKED_AT) or 1):
+        try:
+            first, second = pairs.pair(index)
+        except ImageError:
+            continue
+        looked += 1
+        if misfit := find_misfit(judge, first, second):
+            misfits.append(misfit)
+        elif plainer is not None:
+            source, target = (second, first) if swap else (first, second)
+            sides = to_display(source), to_display(target)
+            richer.append(variety(sides[1]) - variety(sides[0]))
+            mapped.append([matching_palette(side) is not None for side in sides])
+    if is_direction(misfits, looked):
+        return next(misfit.reason for misfit in misfits if misfit.exchanged)
+    fewer, more = ("target", "source") if plainer == 0 else ("source", "target")
+    # Label maps may have more colours than a dull photograph.
+    maps = sum(plainer is not None and pair[1 - plainer] and not pair[plainer] for pair in mapped)
+    if 2 * maps > looked:
+        return f"in {maps} of {looked} pairs looked at the {fewer} is a label map, not the {more}"
+    if 2 * sum(plainer is not None and pair[plainer] for pair in mapped) > looked:
+        return None
+    tells = [value for value in richer if abs(value) > CLEAR]
+    wrong = sum((value > 0) == (plainer == 1) for value in tells)
+    if not tells or len(tells) < TELLING * looked or wrong < AGREED * len(tells):
+        return None
+    return (
+        f"the {fewer} has fewer colours than the {more} in {wrong} of {looked} pairs looked at, "
+        f"and the task expects the reverse"
+    )
