@@ -247,7 +247,8 @@ def test_loading_tells_the_first_epoch_from_the_others():
     assert found.workers == 0
     assert 15 < found.first <= 100
     assert found.later is not None
-    assert found.later > 2 * found.first
+    # Much more on a machine that has time.
+    assert found.later > 1.2 * found.first
     assert found.later <= 1000
 
 

@@ -19,9 +19,16 @@ from typer.testing import CliRunner
 
 from img2img.bundle import BundleInfo, save_bundle
 from img2img.cli import app
+from img2img.comparison import running
+from img2img.comparison.directory import ComparisonDirectory
+from img2img.comparison.figure import Column, figure_rows
+from img2img.comparison.memory import Memory
+from img2img.comparison.pairs import pairs_digest, validation_pairs
 from img2img.comparison.running import Job, Slot, last_step, make_slots, train_all
+from img2img.comparison.scoring import Scorer, choose_metrics
 from img2img.comparison.variants import make_variants, parse_vary, split_values
-from img2img.errors import DataError, RecipeError, RequestError
+from img2img.engine.lock import RunLock
+from img2img.errors import DataError, ImageError, RecipeError, RequestError
 from img2img.recipe_files import find_recipe
 from img2img.recipe_parser import load_recipe
 
@@ -151,6 +158,27 @@ def test_a_folder_for_each_name(recipe, registry):
         assert not folder.startswith(".")
 
 
+def test_names_that_would_share_a_folder(recipe, registry):
+    made = make_variants(recipe, registry, {"description": ["a, b", "a_b", "A_b", "", "-"]})
+    folders = [v.folder for v in made]
+    assert folders[0] == "a_b"
+    assert len({folder.lower() for folder in folders}) == 5
+    assert all(folder.strip() for folder in folders)
+    assert made[3].name == 'description=""'
+    with pytest.raises(RequestError, match="two variants called a b"):
+        make_variants(recipe, registry, {"description": ["a b", "a  b"]})
+
+
+def test_a_discriminator_cannot_vary_where_there_is_none(recipe, registry):
+    vary = {"discriminator.width": [4, 8], "losses": ["l1", "cgan"]}
+    with pytest.raises(RecipeError) as caught:
+        make_variants(recipe, registry, vary)
+    assert len(caught.value.problems) == 2
+    assert caught.value.problems[0].startswith(
+        "variant width=4, l1: losses=l1 trains without a discriminator, so discriminator.width"
+    )
+
+
 # The table in a recipe
 
 TABLE = """
@@ -224,7 +252,10 @@ def test_slots_follow_the_devices(monkeypatch):
     assert devices("cuda", "auto", None, 3, 16) == ["cuda:0", "cuda:1", "cuda:2"]
     assert devices("cuda", "cuda", 4, 2, 16) == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
     assert devices("cuda", "cuda:1", None, 3, 16) == ["cuda:1"]
-    assert devices("cpu", "auto", None, 0, 16) == ["auto"]
+    # "auto" is no device that a message could name.
+    assert devices("cpu", "auto", None, 0, 16) == ["cpu"]
+    # No more than cores, where nobody asked for more.
+    assert devices("cuda", "auto", None, 8, 2) == ["cuda:0", "cuda:1"]
     (alone,) = make_slots("cpu", "cpu", None, 0, 8)
     assert alone.environment == {}
     for slot in make_slots("cpu", "cpu", 3, 0, 8):
@@ -370,25 +401,255 @@ def test_a_comparison(recipe, registry, in_process):
     now = [path.stat().st_mtime_ns for path in (out / "figure.png", out / "l1/seed-0.log")]
     assert now == stamps
 
-    # Other metrics: scored anew, not trained. One seed less: no interval, and said so.
+    # Fewer metrics and seeds: no interval, and said so; the others are not forgotten.
     other = invoke(*given, "--seeds", "1", "--metric", "lab-histogram")
     assert other.exit_code == 0, other.output
-    assert "scoring l1, seed 0" in other.output
+    assert "left out of the table: l1+cgan/seed-1, l1/seed-1" in other.output
     assert "One seed" in other.output
+    now = json.loads((out / "comparison.json").read_text())
+    assert now["scores"].keys() == {f"lab_histogram_{c}" for c in "lab"}
+    assert [len(variant["runs"]) for variant in now["variants"]] == [1, 1]
     assert "±" not in other.output
+    whole = invoke(*given, "--metric", "l1", "--metric", "lab-histogram")
+    assert "scoring" not in other.output + whole.output
+    assert json.loads((out / "comparison.json").read_text())["variants"] == said["variants"]
     assert contents(out, "l1/seed-0/metrics.jsonl").items() <= before.items()
 
     # Other settings in the same place.
     wrong = invoke(*given, "--set", "generator.width=8")
     assert wrong.exit_code != 0
     assert "generator.width" in str(wrong.exception)
-    assert "--fresh" in str(wrong.exception)
+    assert "which replaces all runs that this command names, 4 of them finished" in str(
+        wrong.exception
+    )
+    assert "--resume" not in str(wrong.exception)
     assert contents(out, *list(before)[:2]).items() <= before.items()
     short = ("--vary", "losses=l1", "--seeds", "1", "--out", "out", "--metric", "l1")
     fresh = invoke(*short, "--set", "generator.width=8", "--fresh")
     assert fresh.exit_code == 0, fresh.output
     trained = load_recipe(out / "l1/seed-0/recipe.toml", registry)
     assert trained.generator.settings["width"] == 8
+
+
+def test_scores_are_known_by_what_they_depend_on(recipe, in_process, monkeypatch):
+    """What is there is not computed again; what changed is, and that alone."""
+    scored = []
+
+    def score(self, folder, recipe, names, begin):
+        scored.append(list(names))
+        return compute(self, folder, recipe, names, begin)
+
+    compute = Scorer.score
+    monkeypatch.setattr(Scorer, "score", score)
+    Path("plugin.py").write_text(PLUGIN)
+    Path("weights.bin").write_bytes(b"1")
+    steady = '[[metrics]]\nname = "steady"\nweights = "weights.bin"\n'
+    recipe.write_text(recipe.read_text().replace("[train]", f"{steady}[train]"))
+    given = ("--vary", "losses=l1", "--seeds", "1", "--out", "out", "--plugin", "plugin.py")
+
+    def computed(*more):
+        done = invoke(*given, *more)
+        assert done.exit_code == 0, done.output
+        last = scored[:]
+        scored.clear()
+        return last
+
+    both = ("--metric", "steady", "--metric", "l1")
+    assert computed("--metric", "l1") == [["l1"]]
+    assert computed(*both) == [["steady"]]
+    assert computed("--metric", "l1") == computed(*both) == []
+    Path("weights.bin").write_bytes(b"2")
+    assert computed(*both) == [["steady"]]
+    Path("plugin.py").write_text(f"{PLUGIN}\n")
+    assert computed(*both) == [["steady"]]
+    os.utime("pairs/val/000.png")
+    assert computed(*both) == [["steady", "l1"]]
+    outcome = Path("out/comparison.json").read_bytes()
+
+    # The same data elsewhere; other data, which the models were not trained on; and a model's way
+    # to translate, which is the finished file's.
+    shutil.copytree("pairs", "other")
+    for change in ("data.root=other", "inference.dropout=false"):
+        done = invoke(*given, *both, "--set", change)
+        assert done.exception.exit_code == 2
+        assert change.partition("=")[0] in str(done.exception)
+    assert Path("out/comparison.json").read_bytes() == outcome
+    shutil.move("pairs", "moved")
+    assert computed(*both, "--set", "data.root=moved") == []
+
+    # As an earlier version left it: scored again.
+    Path("out/scores.json").unlink()
+    assert computed(*both, "--set", "data.root=moved") == [["steady", "l1"]]
+    Path("out/scores.json").write_text('{"a": {"b": 1}}')
+    assert Memory(Path("out/scores.json")).get("a") is None
+
+
+def test_pairs_are_told_from_others_without_reading_them(recipe, registry, pairs_folder):
+    def told(*changes, paths=True):
+        changed = load_recipe(recipe, registry, changes)
+        dataset = validation_pairs(changed, registry)
+        if not paths:
+            # As of a source that does not say where its pairs lie.
+            dataset.pairs = type(
+                "Pairs", (), {"__len__": lambda _: 2, "name": lambda _, i: f"{i}"}
+            )()
+        return pairs_digest(changed, dataset)
+
+    before = [told(), told(paths=False)]
+    shutil.copytree("pairs", "copy")
+    # Where they lie, and what training does with pairs, is not seen.
+    assert told("data.root=copy", "data.mirror=false", "train.seed=7") == before[0]
+    assert told("data.direction=BtoA") != before[0]
+    os.utime("pairs/train/000.png", (1, 1))
+    assert told() == before[0]
+    assert told(paths=False) != before[1]
+    os.utime("pairs/val/000.png", (1, 1))
+    assert told() != before[0]
+    (pairs_folder / "val" / "000.png").rename(pairs_folder / "val" / "new.png")
+    assert told() != told("data.root=copy")
+
+
+def test_a_first_seed_that_fails(recipe, in_process, monkeypatch):
+    class Failing(InProcess):
+        def __init__(self, command, *, stderr, **options):
+            if "train.seed=0" in command and "/l1/" in "".join(command):
+                stderr.write(b"error: the disk is full\n")
+                self.code, self.stdin = 1, None
+            else:
+                super().__init__(command, stderr=stderr, **options)
+
+    drawn = []
+    running.subprocess.Popen = Failing
+    monkeypatch.setattr(
+        "img2img.comparison.comparing.draw_figure",
+        lambda path, rows, titles: drawn.append((len(rows), titles)),
+    )
+    given = ("--vary", "losses=l1,l2", "--seeds", "2", "--out", "out", "--metric", "l1")
+    done = invoke(*given)
+    assert done.exit_code == 1
+    assert "l1 (1 of 2 seeds)" in done.output
+    table = Path("out/table.md").read_text()
+    assert "| l1 (1 of 2 seeds) |" in table
+    assert "- l1, seed 0 failed: the disk is full\n" in table
+    assert "**" not in table
+    assert "on cpu; its log: out/l2/seed-1.log" in done.output
+    assert drawn == [(2, ["source", "l1, seed 1", "l2", "target"])]
+
+
+class Dataset:
+    """Pairs of one colour each, of which some cannot be read."""
+
+    task = SimpleNamespace(decode_source=lambda s: s, decode_target=lambda t, s: t)
+
+    def __init__(self, names, bad=()):
+        self.names, self.bad = names, bad
+
+    def tensors(self, index):
+        if self.names[index] in self.bad:
+            raise ImageError(Path(self.names[index]), "it is damaged")
+        image = torch.full((4, 4, 3), self.names.index(self.names[index]), dtype=torch.uint8)
+        return image, image + 100
+
+
+def test_rows_of_the_figure_are_pairs_that_all_variants_have(monkeypatch):
+    monkeypatch.setattr("img2img.comparison.figure.to_display", np.asarray)
+    monkeypatch.setattr("img2img.comparison.figure.fitting", lambda rows: rows)
+    translator = SimpleNamespace(translate=lambda source: source + 50)
+
+    def rows(count, *sets):
+        columns = [Column("v", Path("v"), Dataset(*of), of[0]) for of in sets]
+        made = figure_rows(columns, lambda folder: translator, count)
+        return [[int(image[0, 0, 0]) for image in row] for row in made]
+
+    # In the second set, b and c have other places, and c cannot be read.
+    assert rows(9, ("abcd",), ("xcb", "c")) == [[1, 51, 52, 101]]
+    assert rows(2, ("abcd",)) == [[0, 50, 100], [2, 52, 102]]
+    with pytest.raises(DataError, match="no validation pair of the same name"):
+        rows(2, ("ab",), ("cd",))
+    with pytest.raises(DataError, match="can be read"):
+        rows(2, ("ab", "ab"))
+
+
+def test_variants_with_other_pairs_have_scores_and_no_figure(recipe, in_process, pairs_folder):
+    shutil.copytree(pairs_folder, "more")
+    for path in Path("more/val").iterdir():
+        path.rename(path.with_name(f"x{path.name}"))
+    given = ("--vary", "data.root=pairs,more", "--seeds", "1", "--out", "out", "--metric", "l1")
+    done = invoke(*given)
+    assert done.exit_code == 0, done.output
+    assert "no figure: the variants have no validation pair of the same name" in done.output
+    assert not Path("out/figure.png").exists()
+    assert "| more |" in Path("out/table.md").read_text()
+
+
+def a_run(folder):
+    folder.mkdir(parents=True)
+    for name in ("recipe.toml", "model.safetensors"):
+        (folder / name).write_text(name)
+    return folder / "model.safetensors"
+
+
+def test_fresh_looks_before_it_removes(recipe, registry, tmp_path):
+    variants = make_variants(recipe, registry, {"losses": ["l1", "l2"]})
+    directory = ComparisonDirectory(tmp_path / "out")
+    models = [a_run(directory.run(variant, 0)) for variant in variants]
+    directory.markdown.write_text("| |")
+    held = RunLock(models[1].parent)
+    held.take()
+    with pytest.raises(RequestError, match="another run"):
+        directory.clear(variants, [0])
+    held.release()
+    assert all(path.is_file() for path in (*models, directory.markdown))
+    (models[1].parent / "recipe.toml").rename(models[1].parent / "notes.txt")
+    with pytest.raises(RequestError, match="not a run directory"):
+        directory.clear(variants, [0])
+    (models[1].parent / "notes.txt").rename(models[1].parent / "recipe.toml")
+    (directory.path / "l2").rename(tmp_path / "elsewhere")
+    (directory.path / "l2").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RequestError, match="lies outside of the comparison"):
+        directory.clear(variants, [0])
+    assert all(path.is_file() for path in (*models, directory.markdown))
+    directory.clear(variants[:1], [0])
+    assert [path.is_file() for path in (*models, directory.markdown)] == [False, True, False]
+    assert not list(models[0].parent.glob(".lock"))
+
+
+def test_killed_at_its_start_it_can_go_on(recipe, monkeypatch):
+    def killed(self, path, text):
+        if path.name == "variant.toml":
+            raise KeyboardInterrupt
+        write(self, path, text)
+
+    write = ComparisonDirectory.write_text
+    monkeypatch.setattr(ComparisonDirectory, "write_text", killed)
+    done = invoke("--vary", "losses=l1", "--out", "out", "--metric", "l1")
+    assert done.exception.exit_code == 130
+    assert Path("out/l1").is_dir()
+    ComparisonDirectory(Path("out")).check()
+    Path("half").mkdir()
+    Path("half/.partial-comparison.json").touch()
+    ComparisonDirectory(Path("half")).check()
+
+
+def test_a_judge_that_is_missing_is_told_with_all_else(recipe):
+    recipe.write_text(
+        f'{recipe.read_text()}[compare]\nmetrics = ["fcn-score"]\njudge = "runs/nobody"\n'
+    )
+    done = invoke("--vary", "losses=l1,cgan", "--out", "out", "--set", "data.root=nowhere")
+    said = str(done.exception)
+    assert done.exception.exit_code == 2
+    assert "runs/nobody ([compare].judge of the recipe tiny), is not there" in said
+    assert "img2img run facades-segmenter" in said
+    assert "nowhere" in said
+    assert not Path("out").exists()
+
+
+def test_all_metrics_are_those_that_suit(recipe, registry, monkeypatch):
+    names = ["l1", "accuracy", "fcn-score"]
+    monkeypatch.setattr(registry, "names", lambda kind: names)
+    base = load_recipe(recipe, registry)
+    assert list(choose_metrics(["all"], False, base, registry)) == ["l1"]
+    assert "fcn-score" in choose_metrics(["all"], True, base, registry)
 
 
 PLUGIN = """
@@ -421,8 +682,16 @@ class Unhad(Late):
     def __init__(self):
         raise MetricError("its weights are on the moon; fetch them")
 
+class Steady(Late):
+    scores = {"steady": True}
+    def __init__(self, *, weights: str = ""):
+        pass
+    def compute(self):
+        return {"steady": 0.5}
+
 @hookimpl
 def register(registry):
+    registry.metric("steady", Steady)
     registry.loss("exploding", Exploding)
     registry.generator("pointwise", Pointwise)
     registry.metric("late", Late)
@@ -447,7 +716,10 @@ def test_one_that_fails_leaves_the_rest(plugin, in_process):
     assert "finite" in done.output
     said = json.loads(Path("out/comparison.json").read_text())
     assert [v["runs"][0]["finished"] for v in said["variants"]] == [False, True]
-    assert said["variants"][1]["scores"]["l1"]["best"] is True
+    assert said["variants"][1]["scores"]["l1"]["best"] is False
+    table = Path("out/table.md").read_text()
+    assert "| exploding (0 of 1 seeds) |" in table
+    assert "- exploding, seed 0 failed: " in table
     assert "finite" in said["variants"][0]["runs"][0]["error"]
 
     # A metric that was asked for by name and fails: told, and the other scores are there. What it
@@ -539,14 +811,14 @@ def test_a_judge_must_know_the_classes_of_the_data(recipe, plugin, in_process, m
     assert Path("out/comparison.json").read_bytes() == outcome
 
     # What is wrong with one run alone, whatever it says, ends no other.
-    def fail(self, job, begin):
-        raise DataError(f"no judge could see {job.name}")
+    def fail(self, folder, recipe, names, begin):
+        raise DataError(f"no judge could see {folder.name}")
 
     monkeypatch.setattr("img2img.comparison.scoring.Scorer.score", fail)
     done = invoke(*given, "--metric", "lab-histogram", "--judge", "judge.safetensors")
     assert done.exit_code == 1
     assert "1 of 1 runs failed" in str(done.exception)
-    assert "failed: l1, seed 0: no judge could see l1, seed 0" in done.output
+    assert "failed: l1, seed 0: no judge could see seed-0" in done.output
 
 
 @pytest.mark.parametrize(
@@ -574,8 +846,6 @@ def test_nothing_is_written_for_what_is_wrong(recipe, given, said):
 
 
 def test_two_at_once_are_refused(recipe):
-    from img2img.engine.lock import RunLock
-
     Path("out").mkdir()
     held = RunLock(Path("out"))
     held.take()

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from img2img.comparison.figure import draw_figure, wrap
+from img2img.cli.comparing import print_table
+from img2img.comparison.figure import draw_figure, fitting, wrap
 from img2img.comparison.intervals import interval, t_quantile, told_apart
-from img2img.comparison.table import make_table, print_table, to_csv, to_markdown
+from img2img.comparison.table import make_table, to_csv, to_markdown
 
 
 # From printed tables of Student's t, two-sided 95%.
@@ -62,7 +63,7 @@ RUNS = {
 
 
 def test_the_best_and_what_is_not_told_apart_from_it():
-    table = make_table(RUNS, {"l1": False, "psnr": True, "never": True}, {})
+    table = make_table(RUNS, {"l1": False, "psnr": True, "never": True}, {}, 2)
     assert table.scores == {"l1": False, "psnr": True}
     of = {name: cells["l1"] for name, cells in table.rows.items()}
     # Means 0.11 and 0.11: the first of equals.
@@ -73,11 +74,67 @@ def test_the_best_and_what_is_not_told_apart_from_it():
 
 
 def test_a_run_that_failed_is_left_out_of_its_pairs():
-    runs = {"a": {0: {"l1": 0.1}, 1: {"l1": 0.1}}, "b": {1: {"l1": 0.3}}, "c": {}}
-    table = make_table(runs, {"l1": False}, {})
-    assert list(table.rows) == ["a", "b"]
-    assert table.rows["b"]["l1"].apart is None
-    assert table.rows["b"]["l1"].interval.half is None
+    runs = {
+        "a": {0: {"l1": 0.3}, 1: {"l1": 0.31}, 2: {"l1": 0.32}},
+        "b": {1: {"l1": 0.1}},
+        "c": {},
+        "d": {0: {"l1": 0.5}, 2: {"l1": 0.52}},
+    }
+    table = make_table(runs, {"l1": False}, {}, 3)
+    cells = {name: cells.get("l1") for name, cells in table.rows.items()}
+    # One seed says too little to be best, however good it looks; nor can it be told from the best.
+    assert {name for name, cell in cells.items() if cell and cell.best} == {"a"}
+    assert (cells["b"].apart, cells["b"].interval.half, cells["c"]) == (None, None, None)
+    assert cells["d"].apart is True
+    wanted = {
+        name: f"{name} ({count} of 3 seeds)" for name, count in (("b", 1), ("c", 0), ("d", 2))
+    }
+    wanted["a"] = "a"
+    markdown = to_markdown(table, ["b, seed 0 failed: it | is\nlost"])
+    assert [line.split(" | ")[0] for line in markdown.splitlines()[2:6]] == [
+        f"| {wanted[name]}" for name in "abcd"
+    ]
+    assert "over the seeds of each row" in markdown
+    assert markdown.endswith("Left out:\n\n- b, seed 0 failed: it | is\\nlost\n")
+    assert all(label in printed(table, 120) for label in wanted.values())
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert [(row["seeds"], row["of_seeds"]) for row in rows] == [(n, "3") for n in "3102"]
+
+
+def test_nothing_is_best_where_nothing_can_be_tested():
+    once = make_table({"a": {0: {"l1": 0.1}}, "b": {0: {"l1": 0.2}}}, {"l1": False}, {}, 1)
+    assert not any(cells["l1"].best for cells in once.rows.values())
+    assert "One seed: no intervals" in printed(once)
+    # Two seeds of one, and another of the other: no two pairs.
+    apart = {"a": {0: {"l1": 0.1}, 1: {"l1": 0.1}}, "b": {2: {"l1": 0.2}}}
+    table = make_table(apart, {"l1": False}, {}, 3)
+    assert not any(cells["l1"].best for cells in table.rows.values())
+    assert "best" not in to_markdown(table)
+    # The best of all seeds is behind over those that both have: not clearly worse than it.
+    shared = {
+        "a": {0: {"l1": 0.1}, 1: {"l1": 0.3}, 2: {"l1": 0.3}},
+        "b": {1: {"l1": 0.25}, 2: {"l1": 0.25}},
+    }
+    table = make_table(shared, {"l1": False}, {}, 3)
+    assert [table.rows[name]["l1"].apart for name in "ab"] == [None, False]
+
+
+def test_a_metric_that_one_run_lacks_says_of_how_many_seeds_it_is():
+    runs = {"a": {0: {"l1": 0.1, "fid": 5.0}, 1: {"l1": 0.1}}}
+    table = make_table(runs, {"l1": False, "fid": False}, {}, 2)
+    assert "| a | 0.1000 ±0.0000 | 5.00 (of 1) |" in to_markdown(table)
+
+
+def test_a_terminal_that_lacks_signs():
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    table = make_table(RUNS | {"ü": {0: {"l1": 1.0}}}, {"l1": False, "psnr": True}, {}, 2)
+    print_table(table, Console(file=stream, width=80, highlight=False))
+    stream.flush()
+    said = raw.getvalue().decode()
+    assert "0.1100 +/-0.1271 *" in said
+    assert "? (1 of 2 seeds)" in said
+    assert "PSNR ^" in said
 
 
 def printed(table, width=80):
@@ -93,7 +150,7 @@ def test_the_table_on_a_terminal():
         for name in ("encoder_decoder, l1+cgan", "unet, l1")
     }
     higher = {name: name != "l1" for name in names}
-    shown = printed(make_table(runs, higher, {"pixel_accuracy": 0.81}))
+    shown = printed(make_table(runs, higher, {"pixel_accuracy": 0.81}, 3))
     assert all(len(line) <= 80 for line in shown.splitlines())
     # In pieces, each with all variants, and nothing cut.
     assert shown.count("encoder_decoder, l1+cgan") >= 2
@@ -107,7 +164,7 @@ def test_the_table_on_a_terminal():
 
 
 def test_markdown_and_csv():
-    table = make_table(RUNS, {"l1": False, "psnr": True}, {"l1": 0.01})
+    table = make_table(RUNS, {"l1": False, "psnr": True}, {"l1": 0.01}, 2)
     lines = to_markdown(table).splitlines()
     assert lines[0] == "|  | L1 ↓ | PSNR ↑ |"
     assert lines[2].startswith("| l1 | **0.1100 ±0.1271** | 12.25 ±3.18 ~ |")
@@ -142,3 +199,16 @@ def test_the_figure(tmp_path):
     assert ink[:, 208:408].any()
     for gap in (0, 204, 408, 612):
         assert not ink[:, gap : gap + 4].any()
+
+
+def test_a_figure_is_not_larger_than_it_may_be():
+    row = [np.zeros((512, 512, 3), np.uint8)] * 4
+    tall = fitting([row] * 30)
+    assert sum(images[0].shape[0] for images in tall) <= 6000
+    assert tall[0][0].shape == (200, 200, 3)
+    wide = fitting([[np.zeros((100, 400, 3), np.uint8)] * 30])
+    assert wide[0][0].shape == (50, 200, 3)
+    small = fitting([[np.zeros((16, 32, 3), np.uint8)] * 3])
+    assert small[0][0].shape == (96, 192, 3)
+    # Enlarged by no more than what fits.
+    assert fitting([[np.zeros((32, 32, 3), np.uint8)] * 3] * 90)[0][0].shape == (64, 64, 3)

@@ -80,7 +80,7 @@ def test_lines_of_a_real_recipe(name):
         # An entry of a list is where its table's header is, or on the line of the list's key.
         expected = "[[losses]]" if table == "losses" else table.rpartition(".")[2]
         start = expected if last.isdecimal() else last
-        assert rows[line - 1].startswith((start, f"[{last}]"))
+        assert rows[line - 1].startswith((start, f"[{key}]"))
 
 
 def test_long_arrays_and_strings_are_quick():

@@ -94,13 +94,13 @@ def compare(
     from img2img.comparison.comparing import prepare, score_runs, train_runs, write_outcome
     from img2img.comparison.directory import ComparisonDirectory
     from img2img.comparison.running import make_slots
-    from img2img.comparison.scoring import Scorer, choose_metrics
+    from img2img.comparison.scoring import choose_metrics, make_scorer
     from img2img.comparison.variants import make_variants, parse_vary
     from img2img.data.resources import available_cores
     from img2img.engine.lock import RunLock
     from img2img.engine.precision import resolve_device
     from img2img.errors import Img2ImgError, Interrupted, RequestError
-    from img2img.evaluation.choosing import JUDGED
+    from img2img.evaluation.choosing import ALL, JUDGED
     from img2img.recipe_files import find_recipe
     from img2img.recipe_parser import load_recipe
 
@@ -125,12 +125,21 @@ def compare(
     all_seeds = [base.train.seed + i for i in range(count)]
     names = metric or wanted.metrics
     judged_by = judge
-    if judge is None and wanted.judge and JUDGED in names:
+    if judge is None and wanted.judge and {JUDGED, ALL} & set(names):
         judged_by = Path(wanted.judge)
     metrics = choose_metrics(names, judged_by is not None, base, registry)
     on = resolve_device(device)
     slots = make_slots(on.type, device, jobs, torch.cuda.device_count(), available_cores())
-    scorer = Scorer(registry, metrics, judged_by, on, precision or base.train.precision)
+    scorer = make_scorer(
+        variants,
+        registry,
+        metrics,
+        judged_by,
+        on,
+        precision or base.train.precision,
+        asked=names,
+        named_by="--judge" if judge else f"[compare].judge of the recipe {base.name}",
+    )
     directory = ComparisonDirectory(out or Path("runs") / f"compare-{base.name}")
     directory.check()
     lock = RunLock(directory.path)
@@ -150,20 +159,27 @@ def compare(
         arguments = ["--precision", precision] if precision else []
         for file in plugin or ():
             arguments += ["--plugin", str(file)]
+        if left := directory.others(variants, all_seeds):
+            console.print(
+                f"note: not asked for, and left out of the table: {', '.join(left)}",
+                style="dim",
+                soft_wrap=True,
+            )
         with Progress(console, made) as progress:
             train_runs(made, slots, arguments, progress)
             score_runs(made, scorer, progress.scoring)
-            write_outcome(made, scorer, registry, rows)
+            undrawn = write_outcome(made, scorer, registry, rows)
     except KeyboardInterrupt:
         raise Interrupted(
-            "interrupted; what was trained and scored is kept, and the same command goes on"
+            f"interrupted; what was trained and scored is in {directory.path}, and the same "
+            f"command goes on from there"
         ) from None
     finally:
         lock.release()
         # Where nothing could begin, nothing stays.
         with contextlib.suppress(OSError):
             directory.path.rmdir()
-    _report(made, console, as_json=json, quiet=quiet)
+    _report(made, console, undrawn, as_json=json, quiet=quiet)
     problems = []
     if made.failed:
         problems.append(f"{len(made.failed)} of {len(made.all_jobs)} runs failed and are left out")
@@ -173,18 +189,20 @@ def compare(
         raise Img2ImgError(f"{'; '.join(problems)}; the reasons are above")
 
 
-def _report(made: Comparison, console: Console, *, as_json: bool, quiet: bool) -> None:
-    """Print the outcome, and what is missing from it."""
+def _report(
+    made: Comparison, console: Console, undrawn: str | None, *, as_json: bool, quiet: bool
+) -> None:
+    """Print the outcome, and what is missing from it; `undrawn` is why there is no figure."""
     import json
     import sys
 
     from rich.console import Console
 
-    from img2img.comparison.table import print_table
+    from img2img.cli.comparing import print_table
     from img2img.names import printable
 
     if as_json:
-        print(json.dumps(made.as_json(), indent=2, ensure_ascii=False))
+        print(json.dumps(made.as_json(), indent=2))
     elif not quiet and made.scores:
         print_table(made.table(), Console(highlight=False))
     for job, why in made.failed.items():
@@ -192,8 +210,10 @@ def _report(made: Comparison, console: Console, *, as_json: bool, quiet: bool) -
         if job.log.is_file():
             print(f"  all that it said: {printable(str(job.log))}", file=sys.stderr)
     missing = dict(made.missing)
-    if any(found["skipped"] for found in made.scores.values()):
+    if any(made.scores_of(job).skipped for job in made.scores):
         missing["some pairs"] = "they cannot be read"
+    if undrawn is not None:
+        print(f"no figure: {printable(undrawn)}", file=sys.stderr)
     for name, why in missing.items():
         print(f"warning: without {printable(name)}: {printable(why)}", file=sys.stderr)
     for path in (made.directory.figure, made.directory.markdown, made.directory.outcome):

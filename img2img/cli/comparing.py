@@ -1,4 +1,4 @@
-"""What a terminal shows of a comparison in progress."""
+"""What a terminal shows of a comparison: how far it is, and its table."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from img2img.cli.values import plain
+from img2img.comparison.table import CEILING, Table, legend, number, text, title
 
 if TYPE_CHECKING:
     from img2img.comparison.comparing import Comparison
@@ -71,7 +76,9 @@ class Progress:
         if not self._console.is_terminal:
             place = self._jobs.index(job) + 1
             self._console.print(
-                f"run {place} of {len(self._jobs)}: {job.name}, on {slot.device}", soft_wrap=True
+                f"run {place} of {len(self._jobs)}: {job.name}, on {slot.device}; "
+                f"its log: {job.log}",
+                soft_wrap=True,
             )
 
     def reached(self, job: Job, step: int) -> None:
@@ -104,6 +111,47 @@ class Progress:
                 self._bars.remove_task(task)
 
         return advance
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a comparison's table, in as many pieces as the width of the console asks for."""
+
+    def shown(text: str) -> str:
+        return plain(text, console.encoding)
+
+    names = [shown(table.label(name)) for name in table.rows]
+    titles = {score: shown(title(score, up)) for score, up in table.scores.items()}
+    texts = [
+        {score: shown(text(score, cell, table.scored[name])) for score, cell in cells.items()}
+        for name, cells in table.rows.items()
+    ]
+    first = max(map(len, [*names, CEILING if table.ceiling else ""]), default=0)
+    groups: list[list[str]] = []
+    room = 0
+    for score in table.scores:
+        width = max(map(len, [*(row.get(score, "") for row in texts), titles[score]])) + 2
+        if not groups or width > room:
+            groups.append([])
+            room = console.width - first
+        groups[-1].append(score)
+        room -= width
+    for group in groups:
+        pieces = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 1))
+        pieces.add_column("", overflow="fold")
+        for score in group:
+            pieces.add_column(titles[score], justify="right", no_wrap=True)
+        for name, row, cells in zip(names, texts, table.rows.values(), strict=True):
+            best = {score for score, cell in cells.items() if cell.best}
+            styled = [
+                Text(row.get(score, ""), style="bold" if score in best else "") for score in group
+            ]
+            pieces.add_row(Text(name), *styled)
+        if any(score in table.ceiling for score in group):
+            values = [number(score, table.ceiling.get(score)) for score in group]
+            pieces.add_row(CEILING, *(value and f"{value}  " for value in values), style="dim")
+        console.print(pieces)
+        console.print()
+    console.print(shown(legend(table)), markup=False)
 
 
 def _short(name: str) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from img2img.assemble import build_source, still_transform
+from img2img.comparison.pairs import pairs_settings, validation_pairs
 from img2img.comparison.variants import Variant
 from img2img.data.loading import PairDataset
 from img2img.errors import ImageError, Img2ImgError, MetricError, RequestError
@@ -41,11 +40,10 @@ def check_scoring(
         RequestError: a judge of other classes than the data, data that is not there, or a metric
             that cannot be had, needs more pairs, or refuses images of this size; a line each.
     """
-    found: dict[str, Variant] = {}
+    found: dict[tuple[str | None, str], Variant] = {}
     for variant in variants:
-        whole = variant.recipe.to_dict()
-        data = {key: whole.get(key) for key in ("data", "source", "task")}
-        found.setdefault(json.dumps(data, sort_keys=True, default=str), variant)
+        root = variant.recipe.data.root
+        found.setdefault((root, pairs_settings(variant.recipe)), variant)
     problems: list[str] = []
     for variant in found.values():
         begin = "" if len(found) == 1 else f"variant {variant.name}: "
@@ -70,15 +68,8 @@ def _lacking(
     Raises:
         RequestError, DataError: a metric or the judge does not suit, or there are no pairs.
     """
-    task = registry.get("task", recipe.task.name).build(recipe.task.settings)
-    pairs = build_source(recipe, registry, "val")
-    dataset = PairDataset(
-        pairs,
-        task,
-        still_transform(recipe.data, task, getattr(pairs, "degrade", None)),
-        swap=recipe.data.direction == "BtoA",
-        seed=recipe.train.seed,
-    )
+    dataset = validation_pairs(recipe, registry)
+    task = dataset.task
     own = getattr(task, "palette", None)
     if judge is not None:
         if own is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,20 @@ from typing import Any
 import torch
 
 from img2img.assemble import assemble
-from img2img.comparison.directory import ComparisonDirectory, check_lengths
-from img2img.comparison.figure import draw_figure, figure_rows
+from img2img.comparison.directory import ComparisonDirectory, check_lengths, with_seed
+from img2img.comparison.figure import Column, draw_figure, figure_rows
+from img2img.comparison.memory import Memory, Scores, together
+from img2img.comparison.pairs import pair_names, validation_pairs
 from img2img.comparison.running import Job, Slot, Watcher, train_all
-from img2img.comparison.scoring import Scorer, cached
+from img2img.comparison.scoring import Scorer
 from img2img.comparison.table import Table, make_table, rows_as_json, to_csv, to_markdown
 from img2img.comparison.variants import Variant
 from img2img.engine.directory import RunDirectory
 from img2img.engine.processes import Processes
 from img2img.environment import version
 from img2img.errors import Img2ImgError, RecipeError
-from img2img.held_out import held_out
 from img2img.plugins import Plugins
+from img2img.recipe import Recipe
 from img2img.registry import Registry
 
 
@@ -38,19 +40,21 @@ class Comparison:
         directory: where all of it is.
         jobs: the runs of each variant, by its name.
         failed: why a run has no model, or no scores.
-        scores: of each run that has them, as `Scorer.score` gives them.
-        keys: what these depend on.
         reference: said of it in `comparison.json`: the recipe's name, metrics, judge.
+        memory: of scores.
+        scores: of each run that has any, by metric.
+        keys: what the scores of a finished run depend on.
     """
 
     variants: list[Variant]
     seeds: list[int]
     directory: ComparisonDirectory
     jobs: dict[str, list[Job]]
-    failed: dict[Job, str]
-    scores: dict[Job, dict[str, Any]]
-    keys: dict[Job, str]
     reference: dict[str, Any]
+    memory: Memory
+    failed: dict[Job, str] = field(default_factory=dict)
+    scores: dict[Job, dict[str, Scores]] = field(default_factory=dict)
+    keys: dict[Job, str] = field(default_factory=dict)
 
     @property
     def all_jobs(self) -> list[Job]:
@@ -61,8 +65,17 @@ class Comparison:
     def missing(self) -> dict[str, str]:
         """Why a metric could not be computed for some run, by the metric's name."""
         return {
-            name: why for found in self.scores.values() for name, why in found["failed"].items()
+            name: why for job in self.scores for name, why in self.scores_of(job).failed.items()
         }
+
+    def scores_of(self, job: Job) -> Scores:
+        """All scores of a run."""
+        return together(self.scores.get(job, {}).values())
+
+    def recipe(self, job: Job) -> Recipe:
+        """What a run is trained from."""
+        (variant,) = [variant for variant in self.variants if variant.name == job.variant]
+        return with_seed(variant.recipe, job.seed)
 
     def table(self) -> Table:
         """Scores of all runs that have them."""
@@ -70,12 +83,20 @@ class Comparison:
         ceiling: dict[str, float] = {}
         runs: dict[str, dict[int, dict[str, float]]] = {}
         for name, jobs in self.jobs.items():
-            found = {job.seed: self.scores[job] for job in jobs if job in self.scores}
-            runs[name] = {seed: of["scores"] for seed, of in found.items()}
+            found = {job.seed: self.scores_of(job) for job in jobs if job in self.scores}
+            runs[name] = {seed: of.scores for seed, of in found.items()}
             for of in found.values():
-                higher |= of["higher_is_better"]
-                ceiling |= of["ceiling"]
-        return make_table(runs, higher, ceiling)
+                higher |= of.higher_is_better
+                ceiling |= of.ceiling
+        return make_table(runs, higher, ceiling, len(self.seeds))
+
+    def left_out(self) -> list[str]:
+        """What the table lacks, in sentences."""
+        lines = [f"{job.name} failed: {why}" for job, why in self.failed.items()]
+        lines += [f"{name} could not be computed: {why}" for name, why in self.missing.items()]
+        if skipped := max((self.scores_of(job).skipped for job in self.scores), default=0):
+            lines.append(f"{skipped} pairs cannot be read")
+        return lines
 
     def as_json(self) -> dict[str, Any]:
         """All of it as plain values: what `comparison.json` holds."""
@@ -112,7 +133,7 @@ class Comparison:
         if job in self.failed:
             about["error"] = self.failed[job]
         if job in self.scores:
-            about |= {"key": self.keys[job], **self.scores[job]}
+            about |= {"key": self.keys[job], **self.scores_of(job).as_json()}
         return about
 
 
@@ -162,33 +183,42 @@ def prepare(
         ]
         for variant in variants
     }
-    made = Comparison(variants, seeds, directory, jobs, {}, {}, {}, dict(reference))
+    memory = Memory(directory.scores)
+    made = Comparison(variants, seeds, directory, jobs, dict(reference), memory)
     if not fresh:
         _recall(made, scorer)
-    waiting = {job.variant for job in made.all_jobs if job not in made.scores}
+    waiting = {job.variant for job in made.all_jobs if _lacking(made, scorer, job)}
     scorer.check([variant for variant in variants if variant.name in waiting], asked)
     if fresh:
         directory.clear(variants, seeds)
     else:
         check_lengths(made.all_jobs)
+    # First of all: where this is, and nothing else, the same command can go on.
+    made.save()
     for variant in variants:
         path = directory.recipe(variant)
         path.parent.mkdir(parents=True, exist_ok=True)
         directory.write_text(path, variant.recipe.to_toml())
-    if not cached(directory.read_outcome()):
-        made.save()
     return made
 
 
 def _recall(comparison: Comparison, scorer: Scorer) -> None:
-    """Take over what is known of finished runs, but for scores that lack a metric."""
-    known = cached(comparison.directory.read_outcome())
+    """Take over the scores of finished runs that are known."""
     for job in comparison.all_jobs:
-        if job in comparison.scores or not job.finished():
+        if not job.finished():
             continue
-        key = comparison.keys[job] = scorer.key(job)
-        if key in known and not known[key]["failed"]:
-            comparison.scores[job] = known[key]
+        try:
+            key = comparison.keys[job] = scorer.key(job.folder, comparison.recipe(job))
+        except Img2ImgError:
+            continue  # it is told of where scores are computed
+        known = {name: comparison.memory.get(of) for name, of in scorer.metric_keys(key).items()}
+        if found := {name: scores for name, scores in known.items() if scores is not None}:
+            comparison.scores[job] = found
+
+
+def _lacking(comparison: Comparison, scorer: Scorer, job: Job) -> list[str]:
+    """The metrics by which a run is not scored yet."""
+    return [name for name in scorer.metrics if name not in comparison.scores.get(job, {})]
 
 
 def _steps(
@@ -254,40 +284,57 @@ def score_runs(
     One that cannot be scored is written down, and the rest goes on.
     """
     for job in comparison.all_jobs:
-        if job in comparison.scores or not job.finished():
+        names = _lacking(comparison, scorer, job)
+        if not names or not job.finished():
             continue
-        comparison.keys[job] = scorer.key(job)
+        recipe = comparison.recipe(job)
         try:
-            comparison.scores[job] = scorer.score(job, partial(begin, job))
+            key = comparison.keys[job] = scorer.key(job.folder, recipe)
+            found = scorer.score(job.folder, recipe, names, partial(begin, job))
         except Img2ImgError as error:
             comparison.failed[job] = str(error)
+        else:
+            keys = scorer.metric_keys(key)
+            comparison.memory.add({keys[name]: scores for name, scores in found.items()})
+            comparison.scores[job] = {
+                name: (comparison.scores.get(job, {}) | found)[name] for name in scorer.metrics
+            }
         comparison.save()
     comparison.save()
 
 
-def write_outcome(comparison: Comparison, scorer: Scorer, registry: Registry, rows: int) -> None:
-    """Write the tables and the figure, of what is there."""
+def write_outcome(
+    comparison: Comparison, scorer: Scorer, registry: Registry, rows: int
+) -> str | None:
+    """Write the tables and the figure, of what is there; gives why there is no figure."""
     directory, table = comparison.directory, comparison.table()
-    if not table.rows:
-        return
-    directory.write_text(directory.markdown, to_markdown(table))
+    if not comparison.scores:
+        return None
+    directory.write_text(directory.markdown, to_markdown(table, comparison.left_out()))
     directory.write_text(directory.csv, to_csv(table))
-    first = {
-        name: next((job for job in jobs if job in comparison.scores), None)
-        for name, jobs in comparison.jobs.items()
-    }
-    models = {name: job.folder for name, job in first.items() if job is not None}
-    said = [rows, [[name, comparison.keys[job]] for name, job in first.items() if job is not None]]
-    key = hashlib.sha256(json.dumps(said).encode()).hexdigest()
-    if comparison.directory.figure.is_file() and comparison.reference.get("figure") == key:
-        return
-    images = figure_rows(
-        models,
-        scorer.load,
-        lambda folder, translator: held_out(None, folder, translator, registry)[0],
-        rows,
-    )
-    if images:
-        draw_figure(directory.figure, images, ["source", *models, "target"])
+    columns, keys = [], []
+    for jobs in comparison.jobs.values():
+        job = next((job for job in jobs if job in comparison.scores), None)
+        if job is None:
+            continue
+        # Where the first seed failed, it is said which one this is.
+        title = job.variant if job is jobs[0] else job.name
+        recipe = comparison.recipe(job)
+        dataset = validation_pairs(recipe, registry)
+        columns.append(Column(title, job.folder, dataset, pair_names(recipe, dataset)))
+        keys.append([title, comparison.keys[job]])
+    key = hashlib.sha256(json.dumps([rows, keys]).encode()).hexdigest()
+    if directory.figure.is_file() and comparison.reference.get("figure") == key:
+        return None
+    lacking = None
+    try:
+        images = figure_rows(columns, scorer.load, rows)
+        draw_figure(directory.figure, images, ["source", *(c.title for c in columns), "target"])
         comparison.reference["figure"] = key
+    except Img2ImgError as error:
+        # What an earlier command has drawn is of other models, or of other pairs.
+        directory.figure.unlink(missing_ok=True)
+        comparison.reference["figure"] = None
+        lacking = str(error)
     comparison.save()
+    return lacking

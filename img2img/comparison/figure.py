@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -13,78 +14,108 @@ from PIL import ImageDraw, ImageFont
 
 from img2img.data.loading import PairDataset
 from img2img.data.writing import write_picture
-from img2img.errors import ImageError
+from img2img.errors import DataError, ImageError
 from img2img.evaluation.scores import spread
 from img2img.inference import Translator
 from img2img.names import printable
 from img2img.picture import Picture, to_display
 from img2img.report.sheet import COLUMN, GAP, INK, PAPER, Image
 
-# Pixels of the whole figure's longer side; columns are made smaller for more than that.
+# Pixels of all images together on their longer side; they are made smaller for more than that.
 LARGEST = 6000
 # Pixels; no column is wider.
 WIDEST = 512
 
 
+@dataclass(frozen=True)
+class Column:
+    """A model whose outputs fill a column.
+
+    Attributes:
+        title: over it.
+        folder: a run directory.
+        dataset: the model's validation pairs.
+        names: of these pairs.
+    """
+
+    title: str
+    folder: Path
+    dataset: PairDataset
+    names: Sequence[str]
+
+
 def figure_rows(
-    models: Mapping[str, Path],
-    load: Callable[[Path], Translator],
-    data: Callable[[Path, Translator], PairDataset],
-    count: int,
+    columns: Sequence[Column], load: Callable[[Path], Translator], count: int
 ) -> list[list[Image]]:
     """Images (H, W, 3) of evenly chosen validation pairs: source, every model's output, target.
 
-    Source and target are those of the first model's data. Pairs that cannot be read are left out.
+    Of these, only pairs count that all models have, by name. Source and target are those of the
+    first model's data. Pairs that cannot be read are left out.
 
     Args:
-        models: run directories by variant.
+        columns: one or more models.
         load: a run directory's model.
-        data: its validation pairs.
         count: rows.
+
+    Raises:
+        DataError: there is no pair that all of them have, or none can be read.
+        Img2ImgError: a model cannot be read.
     """
-    rows: list[list[Image]] = []
-    targets: list[Image] = []
-    chosen: list[int] = []
-    for number, folder in enumerate(models.values()):
-        translator = load(folder)
-        dataset = data(folder, translator)
-        task = dataset.task
-        if number == 0:
-            chosen = _readable(dataset, count)
-        for row, index in enumerate(chosen):
-            source, target = dataset.tensors(index)
-            output = translator.translate(source[None]).cpu()[0]
-            if number == 0:
-                rows.append([to_display(task.decode_source(source))])
-                targets.append(to_display(task.decode_target(target, source)))
-            rows[row].append(to_display(task.decode_target(output, source)))
-    return [_fitting([*row, target]) for row, target in zip(rows, targets, strict=True)]
-
-
-def _readable(dataset: PairDataset, count: int) -> list[int]:
-    chosen = []
-    for index in spread(len(dataset), count):
-        try:
-            dataset.tensors(index)
-        except ImageError:
-            continue
-        chosen.append(index)
-    return chosen
-
-
-def _fitting(row: list[Image]) -> list[Image]:
-    """A row no wider than the figure may be; small images are enlarged by a whole factor."""
-    width = max(image.shape[1] for image in row)
-    enlarged = max(1, COLUMN // width)
-    factor = min(1.0, WIDEST / width, LARGEST / (width * len(row)))
-    if factor == 1:
-        return [image.repeat(enlarged, 0).repeat(enlarged, 1) for image in row]
-    return [
-        np.asarray(
-            cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA), np.uint8
+    places = [{name: index for index, name in enumerate(column.names)} for column in columns]
+    common = [name for name in places[0] if all(name in other for other in places[1:])]
+    if not common:
+        raise DataError("the variants have no validation pair of the same name")
+    names = [common[index] for index in spread(len(common), count)]
+    names = [
+        name
+        for name in names
+        if all(
+            _readable(column.dataset, place[name])
+            for column, place in zip(columns, places, strict=True)
         )
-        for image in row
     ]
+    if not names:
+        raise DataError("none of the validation pairs chosen for it can be read")
+    rows: list[list[Image]] = [[] for _ in names]
+    targets: list[Image] = []
+    for column, place in zip(columns, places, strict=True):
+        translator, dataset = load(column.folder), column.dataset
+        task = dataset.task
+        for row, name in zip(rows, names, strict=True):
+            source, target = dataset.tensors(place[name])
+            output = translator.translate(source[None]).cpu()[0]
+            if column is columns[0]:
+                row.append(to_display(task.decode_source(source)))
+                targets.append(to_display(task.decode_target(target, source)))
+            row.append(to_display(task.decode_target(output, source)))
+    return fitting([[*row, target] for row, target in zip(rows, targets, strict=True)])
+
+
+def _readable(dataset: PairDataset, index: int) -> bool:
+    try:
+        dataset.tensors(index)
+    except ImageError:
+        return False
+    return True
+
+
+def fitting(rows: Sequence[Sequence[Image]]) -> list[list[Image]]:
+    """Rows no larger together than the figure may be; small images enlarged by a whole factor."""
+    width = max(image.shape[1] for row in rows for image in row)
+    across = width * max(map(len, rows))
+    down = sum(max(image.shape[0] for image in row) for row in rows)
+    enlarged = min(COLUMN // width, LARGEST // max(across, down))
+    if enlarged > 1:
+        return [[image.repeat(enlarged, 0).repeat(enlarged, 1) for image in row] for row in rows]
+    factor = min(1.0, WIDEST / width, LARGEST / across, LARGEST / down)
+    return [[_smaller(image, factor) for image in row] for row in rows]
+
+
+def _smaller(image: Image, factor: float) -> Image:
+    if factor == 1:
+        return image
+    size = [max(1, int(side * factor)) for side in (image.shape[1], image.shape[0])]
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def draw_figure(path: Path, rows: Sequence[Sequence[Image]], titles: Sequence[str]) -> None:

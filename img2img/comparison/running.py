@@ -84,8 +84,8 @@ def make_slots(kind: str, device: str, jobs: int | None, gpus: int, cores: int) 
 
     Args:
         kind: of the device: `cuda`, `cpu` or another.
-        device: as `--device` has it.
-        jobs: how many; None is as many as there are devices.
+        device: as `--device` has it; `auto` is the kind.
+        jobs: how many; None is as many as there are devices, and cores for them.
         gpus: CUDA devices here.
         cores: that this process may use.
 
@@ -93,8 +93,9 @@ def make_slots(kind: str, device: str, jobs: int | None, gpus: int, cores: int) 
         RequestError: more jobs than cores.
     """
     several = kind == "cuda" and ":" not in device
-    devices = [f"cuda:{i}" for i in range(gpus)] if several and gpus else [device]
-    count = len(devices) if jobs is None else jobs
+    alone = kind if device == "auto" else device
+    devices = [f"cuda:{i}" for i in range(gpus)] if several and gpus else [alone]
+    count = min(len(devices), cores) if jobs is None else jobs
     if count > cores:
         raise RequestError(
             f"--jobs {count} would have more runs than the {cores} cores here: they would only "
@@ -154,8 +155,8 @@ def train_all(
     except KeyboardInterrupt:
         _stop(list(running.values()))
         raise Interrupted(
-            f"interrupted; {done} of {len(jobs)} runs are finished, the others go on from where "
-            f"they were saved: the same command goes on"
+            f"interrupted: {done} of {len(jobs)} runs were finished, {len(running)} saved their "
+            f"state and stopped, {len(waiting)} had not begun; the same command goes on from there"
         ) from None
     except BaseException:
         _stop(list(running.values()))

@@ -1,8 +1,10 @@
-"""Scores of the runs of a comparison, kept as long as nothing changes that they depend on."""
+"""Scores of the runs of a comparison, and all that they depend on."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -12,14 +14,14 @@ import torch
 
 from img2img.bundle import find_bundle
 from img2img.comparison.checking import check_scoring
-from img2img.comparison.running import Job
+from img2img.comparison.memory import Scores
+from img2img.comparison.pairs import pairs_digest, pairs_settings, validation_pairs
 from img2img.comparison.variants import Variant
 from img2img.environment import version
-from img2img.errors import RequestError
+from img2img.errors import Img2ImgError, RequestError
 from img2img.evaluation.choosing import JUDGED, build_metrics, choose
 from img2img.evaluation.evaluating import evaluate
 from img2img.evaluation.judge import Judge
-from img2img.held_out import held_out
 from img2img.inference import Translator
 from img2img.rebuild import load_translator
 from img2img.recipe import Recipe
@@ -53,10 +55,11 @@ class Scorer:
         device: torch.device,
         precision: str = "float32",
     ) -> None:
-        self._registry, self._metrics = registry, metrics
+        self._registry, self.metrics = registry, metrics
         self._device, self._precision = device, precision
         self._judge: Judge | None = None
         self._judged_by = ""
+        self._digests: dict[tuple[str | None, str], str] = {}
         if judge is not None:
             file = find_bundle(judge)
             self._judge = Judge(self.load(judge), str(judge))
@@ -73,19 +76,59 @@ class Scorer:
             RequestError: one of these cannot be had of the validation pairs, the judge knows other
                 classes, or there are no pairs.
         """
-        chosen = {name: given for name, given in self._metrics.items() if name in asked}
+        chosen = {name: given for name, given in self.metrics.items() if name in asked}
         check_scoring(variants, self._registry, chosen, self._judge, self._device)
 
-    def key(self, job: Job) -> str:
-        """What a run's scores depend on; another key means other scores."""
+    def key(self, folder: Path, recipe: Recipe) -> str:
+        """What all scores of a run depend on: program, model, pairs, precision.
+
+        Args:
+            folder: of a finished run.
+            recipe: of the run.
+
+        Raises:
+            Img2ImgError: the model or its data cannot be read.
+        """
+        chosen = {"task": recipe.task, "generator": recipe.generator, "source": recipe.source}
         said = [
             version(),
-            digest(find_bundle(job.folder)),
-            self._metrics,
-            self._judged_by,
+            digest(find_bundle(folder)),
+            self._digest_of_pairs(recipe),
+            [self._code(kind, choice.name) for kind, choice in chosen.items()],
             self._precision,
         ]
-        return hashlib.sha256(json.dumps(said, default=str, sort_keys=True).encode()).hexdigest()
+        return _sum(said)
+
+    def metric_keys(self, key: str) -> dict[str, str]:
+        """What the scores of a run by each metric depend on, by the metric's name.
+
+        Args:
+            key: of the run.
+        """
+        found = {}
+        for name, settings in self.metrics.items():
+            of = getattr(self._registry.get("metric", name).factory, "of", None)
+            files = [digest(file) for file in _files_in(settings)]
+            judge = "" if of == "images" else self._judged_by
+            found[name] = _sum([key, name, settings, files, self._code("metric", name), judge])
+        return found
+
+    def _digest_of_pairs(self, recipe: Recipe) -> str:
+        where = (recipe.data.root, pairs_settings(recipe))
+        if where not in self._digests:
+            dataset = validation_pairs(recipe, self._registry)
+            self._digests[where] = pairs_digest(recipe, dataset)
+        return self._digests[where]
+
+    def _code(self, kind: str, name: str) -> str:
+        """What a plugin's component is made of: its file, or the version that is installed."""
+        origin = self._registry.get(kind, name).origin
+        if Path(origin).is_file():
+            return digest(Path(origin))
+        try:
+            return f"{origin} {importlib.metadata.version(origin)}"
+        except importlib.metadata.PackageNotFoundError:
+            return origin
 
     def load(self, folder: Path) -> Translator:
         """The model of a finished run, or the judge."""
@@ -93,23 +136,31 @@ class Scorer:
             folder, self._registry, device=self._device, precision=self._precision
         )
 
-    def score(self, job: Job, begin: Callable[[int], Callable[[], None]]) -> dict[str, Any]:
-        """A run's scores as plain values: `scores`, `higher_is_better`, `ceiling` and more.
+    def score(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        names: Collection[str],
+        begin: Callable[[int], Callable[[], None]],
+    ) -> dict[str, Scores]:
+        """A run's scores by each metric, by the metric's name.
 
         Args:
-            job: a finished run.
+            folder: of a finished run.
+            recipe: of the run.
+            names: of the metrics to compute, some of the scorer's.
             begin: given how many pairs there are, gives what is called after each.
 
         Raises:
             Img2ImgError: the model or its data cannot be read.
         """
-        translator = self.load(job.folder)
-        dataset, _ = held_out(None, job.folder, translator, self._registry)
+        translator = self.load(folder)
+        dataset = validation_pairs(recipe, self._registry)
         palettes = [of.palette for of in (self._judge, translator) if of is not None]
         palette = next((palette for palette in palettes if palette is not None), None)
         kinds = {"images"} if translator.palette is None else set()
         metrics, failed = build_metrics(
-            self._metrics,
+            {name: given for name, given in self.metrics.items() if name in names},
             self._registry,
             kinds if palette is None else {*kinds, "classes"},
             classes=None if palette is None else len(palette),
@@ -117,14 +168,60 @@ class Scorer:
         found = evaluate(
             translator, dataset, metrics, judge=self._judge, on_pair=begin(len(dataset))
         )
-        return {
-            "scores": found.scores,
-            "higher_is_better": found.higher_is_better,
-            "ceiling": found.ceiling,
-            "failed": failed | found.failed,
-            "pairs": len(found.images),
-            "skipped": len(found.skipped),
-        }
+        failed = failed | found.failed
+        made = {}
+        for name in names:
+            # One that does not suit is not built, and has no scores.
+            own = metrics[name].scores if name in metrics else {}
+            made[name] = Scores(
+                {score: value for score, value in found.scores.items() if score in own},
+                {score: up for score, up in found.higher_is_better.items() if score in own},
+                {score: value for score, value in found.ceiling.items() if score in own},
+                {name: failed[name]} if name in failed else {},
+                len(found.images),
+                len(found.skipped),
+            )
+        return made
+
+
+def make_scorer(
+    variants: Sequence[Variant],
+    registry: Registry,
+    metrics: Mapping[str, Mapping[str, Any]],
+    judge: Path | None,
+    device: torch.device,
+    precision: str,
+    *,
+    asked: Collection[str],
+    named_by: str,
+) -> Scorer:
+    """A scorer; where its judge is missing, that is told together with what else is.
+
+    Args:
+        variants: that will be scored.
+        registry, metrics, judge, device, precision: see `Scorer`.
+        asked: see `Scorer.check`.
+        named_by: who named the judge: `--judge`, or a key of the recipe.
+
+    Raises:
+        RequestError: the judge is none, or is missing, or the data is.
+    """
+    try:
+        return Scorer(registry, metrics, judge, device, precision)
+    except Img2ImgError as error:
+        problems = [str(error)]
+    if judge is not None and not judge.exists():
+        problems = [
+            f"the judge of the FCN-score, {judge} ({named_by}), is not there: `img2img run "
+            f"facades-segmenter` trains one for facades, --judge MODEL names another, and --metric "
+            f"names scores that need none"
+        ]
+    chosen = {name: given for name, given in metrics.items() if name in asked and name != JUDGED}
+    try:
+        check_scoring(variants, registry, chosen, None, device)
+    except RequestError as error:
+        problems.append(str(error))
+    raise RequestError("\n".join(problems))
 
 
 def choose_metrics(
@@ -157,14 +254,14 @@ def choose_metrics(
     settings = choose(wanted, (), registry, of_recipe=recipe.metrics, judge=judge)
     kinds = {"classes"} if palette is not None else {"images"}
     # How many classes a judge knows does not matter here: only which metrics suit.
-    build_metrics(
+    built, failed = build_metrics(
         settings,
         registry,
         {*kinds, "classes"} if judge else kinds,
         classes=len(palette) if palette is not None else 2 if judge else None,
         asked=names,
     )
-    return settings
+    return {name: given for name, given in settings.items() if name in built or name in failed}
 
 
 def digest(path: Path) -> str:
@@ -173,17 +270,16 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def cached(outcome: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Scores that an earlier outcome has, by their key."""
-    found = {}
-    try:
-        for variant in outcome.get("variants", []):
-            for run in variant["runs"]:
-                if isinstance(run.get("key"), str) and isinstance(run.get("scores"), dict):
-                    found[run["key"]] = {name: run[name] for name in KEPT}
-    except (LookupError, TypeError, AttributeError):
-        return {}  # written by another version, or by hand
+def _sum(said: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(said, default=str, sort_keys=True).encode()).hexdigest()
+
+
+def _files_in(settings: Mapping[str, Any]) -> list[Path]:
+    """Files that settings name, such as weights."""
+    found = []
+    for value in settings.values():
+        # Another text may be no path at all.
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            if isinstance(value, str) and (path := Path(value).expanduser()).is_file():
+                found.append(path)
     return found
-
-
-KEPT = ("scores", "higher_is_better", "ceiling", "failed", "pairs", "skipped")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-
-from rich.console import Console
-from rich.table import Table as RichTable
+from dataclasses import dataclass
 
 from img2img.comparison.intervals import Interval, interval, told_apart
 from img2img.names import printable
@@ -39,9 +36,9 @@ class Cell:
 
     Attributes:
         interval: over the seeds.
-        best: of all variants.
-        apart: whether it is told apart from the best; None for the best, or where there are fewer
-            than two seeds of both.
+        best: of all variants that can be compared.
+        apart: whether it is told to be worse than the best; None for the best, and where the two
+            have fewer than two seeds in common.
     """
 
     interval: Interval
@@ -55,30 +52,44 @@ class Table:
 
     Attributes:
         scores: by name, whether higher is better.
-        rows: of each variant that has scores: its cells by score.
+        rows: of each variant: its cells by score.
         ceiling: what the judge makes of the real targets.
-        seeds: the most runs that a variant has.
+        seeds: how many runs each variant should have.
+        scored: how many of them have scores, by variant.
     """
 
     scores: dict[str, bool]
     rows: dict[str, dict[str, Cell]]
-    ceiling: dict[str, float] = field(default_factory=dict)
-    seeds: int = 1
+    ceiling: dict[str, float]
+    seeds: int
+    scored: dict[str, int]
+
+    def label(self, name: str) -> str:
+        """A variant's name, and of how many seeds its row is where some are missing."""
+        found = self.scored[name]
+        if found == self.seeds:
+            return printable(name)
+        return f"{printable(name)} ({found} of {self.seeds} seeds)"
 
 
 def make_table(
     runs: Mapping[str, Mapping[int, Mapping[str, float]]],
     higher: Mapping[str, bool],
     ceiling: Mapping[str, float],
+    seeds: int,
 ) -> Table:
     """Put the scores of all runs together.
+
+    The best is marked where it can be tested against another variant: where both have two seeds in
+    common, or more.
 
     Args:
         runs: by variant and seed, the scores.
         higher: whether more of a score is better.
         ceiling: see `Table`.
+        seeds: how many runs each variant should have.
     """
-    rows: dict[str, dict[str, Cell]] = {name: {} for name, seeds in runs.items() if seeds}
+    rows: dict[str, dict[str, Cell]] = {name: {} for name in runs}
     scores = {
         score: up
         for score, up in higher.items()
@@ -86,20 +97,31 @@ def make_table(
     }
     for score, up in scores.items():
         values = {
-            name: {seed: found[score] for seed, found in seeds.items() if score in found}
-            for name, seeds in runs.items()
+            name: {seed: found[score] for seed, found in of.items() if score in found}
+            for name, of in runs.items()
         }
         means = {name: interval(list(of.values())) for name, of in values.items() if of}
-        best = (max if up else min)(means, key=lambda name: means[name].mean)
-        for name, found in means.items():
-            common = sorted(values[name].keys() & values[best].keys())
-            apart = None
-            if name != best:
-                pairs = [[values[which][seed] for seed in common] for which in (name, best)]
-                apart = told_apart(*pairs)
-            rows[name][score] = Cell(found, name == best, apart)
-    most = max((len(seeds) for seeds in runs.values()), default=0)
-    return Table(scores, rows, dict(ceiling), most)
+        several = [name for name, mean in means.items() if mean.count > 1]
+        best = (max if up else min)(several, key=lambda name: means[name].mean, default=None)
+        apart = {
+            name: _worse(values[name], values[best], up)
+            for name in means
+            if best is not None and name != best
+        }
+        tested = any(found is not None for found in apart.values())
+        for name, mean in means.items():
+            rows[name][score] = Cell(mean, tested and name == best, apart.get(name))
+    scored = {name: len(of) for name, of in runs.items()}
+    return Table(scores, rows, dict(ceiling), seeds, scored)
+
+
+def _worse(found: Mapping[int, float], best: Mapping[int, float], up: bool) -> bool | None:
+    """Whether values are clearly worse than the best ones, over the seeds that both have."""
+    common = sorted(found.keys() & best.keys())
+    first, second = [found[seed] for seed in common], [best[seed] for seed in common]
+    apart = told_apart(first, second)
+    # The best of all seeds may be behind over those that the two share.
+    return apart and (sum(first) < sum(second)) == up
 
 
 def title(score: str, higher: bool | None = None) -> str:
@@ -110,45 +132,31 @@ def title(score: str, higher: bool | None = None) -> str:
 
 def legend(table: Table) -> str:
     """What the marks in a table mean."""
-    if table.seeds < 2:
-        return "* best. One seed: no intervals, and nothing says whether a difference would last."
-    return (
-        f"± 95% confidence interval over {table.seeds} seeds (Student's t). * best. ~ not told "
-        f"apart from the best: the interval of the difference, paired by seed, holds 0."
-    )
+    counts = {cell.interval.count for cells in table.rows.values() for cell in cells.values()}
+    if max(counts, default=0) < 2:
+        return (
+            "One seed: no intervals, and nothing says whether a difference would last, so no best "
+            "is marked."
+        )
+    over = f"{max(counts)} seeds" if len(counts) == 1 else "the seeds of each row"
+    said = f"± half of the 95% confidence interval over {over} (Student's t)."
+    if any(cell.best for cells in table.rows.values() for cell in cells.values()):
+        said += (
+            " * best. ~ not told apart from the best: the interval of the difference, paired by "
+            "seed, holds 0."
+        )
+        if len(counts) > 1:
+            said += " Rows that share fewer than two seeds with the best are not compared with it."
+    return said
 
 
-def print_table(table: Table, console: Console) -> None:
-    """Print it, in as many pieces as the width of the console asks for."""
-    names = [printable(name) for name in table.rows]
-    first = max(map(len, [*names, CEILING if table.ceiling else ""]), default=0)
-    groups: list[list[str]] = []
-    room = 0
-    for score, up in table.scores.items():
-        texts = [_text(score, cells[score]) for cells in table.rows.values() if score in cells]
-        width = max(map(len, [*texts, title(score, up)])) + 2
-        if not groups or width > room:
-            groups.append([])
-            room = console.width - first
-        groups[-1].append(score)
-        room -= width
-    for group in groups:
-        shown = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 1))
-        shown.add_column("", overflow="fold")
-        for score in group:
-            shown.add_column(title(score, table.scores[score]), justify="right", no_wrap=True)
-        for name, cells in zip(names, table.rows.values(), strict=True):
-            shown.add_row(name, *(_styled(score, cells.get(score)) for score in group))
-        if any(score in table.ceiling for score in group):
-            values = [_number(score, table.ceiling.get(score)) for score in group]
-            shown.add_row(CEILING, *(value and f"{value}  " for value in values), style="dim")
-        console.print(shown)
-        console.print()
-    console.print(legend(table))
+def to_markdown(table: Table, left_out: Sequence[str] = ()) -> str:
+    """The table as Markdown, the best in bold.
 
-
-def to_markdown(table: Table) -> str:
-    """The table as Markdown, the best in bold."""
+    Args:
+        table: of all runs.
+        left_out: what it lacks and why, a sentence each.
+    """
     lines = [
         ["", *(title(score, up) for score, up in table.scores.items())],
         ["---", *("---:" for _ in table.scores)],
@@ -157,15 +165,19 @@ def to_markdown(table: Table) -> str:
         row = []
         for score in table.scores:
             cell = cells.get(score)
-            text = "" if cell is None else _text(score, cell).strip()
-            row.append(f"**{text.removesuffix(' *')}**" if cell is not None and cell.best else text)
-        lines.append([printable(name).replace("|", "\\|"), *row])
+            shown = "" if cell is None else text(score, cell, table.scored[name]).strip()
+            best = cell is not None and cell.best
+            row.append(f"**{shown.removesuffix(' *')}**" if best else shown)
+        lines.append([table.label(name).replace("|", "\\|"), *row])
     if table.ceiling:
         lines.append(
-            [CEILING, *(_number(score, table.ceiling.get(score)) for score in table.scores)]
+            [CEILING, *(number(score, table.ceiling.get(score)) for score in table.scores)]
         )
     said = legend(table).replace("* best", "Bold: best").replace("~", "\\~")
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{said}\n"
+    whole = "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{said}\n"
+    if left_out:
+        whole += "\nLeft out:\n\n" + "".join(f"- {printable(why)}\n" for why in left_out)
+    return whole
 
 
 def to_csv(table: Table) -> str:
@@ -173,36 +185,38 @@ def to_csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     columns = [name for score in table.scores for name in (score, f"{score}_interval")]
-    writer.writerow(["variant", "seeds", *columns])
+    writer.writerow(["variant", "seeds", "of_seeds", *columns])
     for name, cells in table.rows.items():
         row: list[str | float | int | None] = []
         for score in table.scores:
             cell = cells.get(score)
             row += [cell.interval.mean, cell.interval.half] if cell is not None else [None, None]
-        count = max((cell.interval.count for cell in cells.values()), default=0)
-        writer.writerow([name, count, *row])
+        writer.writerow([name, table.scored[name], table.seeds, *row])
     if table.ceiling:
         row = [x for score in table.scores for x in (table.ceiling.get(score), None)]
-        writer.writerow([CEILING, "", *row])
+        writer.writerow([CEILING, "", "", *row])
     return out.getvalue()
 
 
-def _text(score: str, cell: Cell) -> str:
+def text(score: str, cell: Cell, seeds: int) -> str:
+    """Mean, half of the interval and mark of a score.
+
+    Args:
+        score: its name.
+        cell: of a variant.
+        seeds: how many the variant's row has; one with fewer says so.
+    """
     half = cell.interval.half
-    text = _number(score, cell.interval.mean)
+    shown = number(score, cell.interval.mean)
     if half is not None:
-        text += f" ±{_number(score, half)}"
-    return text + (" *" if cell.best else " ~" if cell.apart is False else "  ")
+        shown += f" ±{number(score, half)}"
+    if cell.interval.count != seeds:
+        shown += f" (of {cell.interval.count})"
+    return shown + (" *" if cell.best else " ~" if cell.apart is False else "  ")
 
 
-def _styled(score: str, cell: Cell | None) -> str:
-    if cell is None:
-        return ""
-    text = _text(score, cell)
-    return f"[bold]{text}[/bold]" if cell.best else text
-
-
-def _number(score: str, value: float | None) -> str:
+def number(score: str, value: float | None) -> str:
+    """A value of a score with as many digits as people read; nothing for None."""
     return "" if value is None else f"{value:.{2 if score in TWO_DIGITS else 4}f}"
 
 

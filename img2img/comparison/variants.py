@@ -22,6 +22,8 @@ from img2img.resuming import to_inline
 ADVERSARIAL = {"gan": False, "cgan": True}
 # Weights of losses that the recipe does not have; the paper's lambda, and 1 for all others.
 WEIGHTS = {"l1": 100.0, "l2": 100.0}
+# What stands for no discriminator in a recipe.
+NONE = "discriminator=false"
 # More than anybody trains; a product of long lists is a mistake.
 MOST = 200
 
@@ -99,9 +101,18 @@ def make_variants(
     document.override(overrides)
     variants: list[Variant] = []
     problems: list[str] = []
+    names: list[str] = []
+    folders: list[str] = []
     for values in itertools.product(*vary.values()):
         name = ", ".join(_title(key, value, vary) for key, value in zip(vary, values, strict=True))
         folder = _folder(name)
+        # Two names may make one folder, on systems that take `L1` for `l1` too.
+        if folder.casefold() in {other.casefold() for other in folders}:
+            folder = f"{folder}-{zlib.crc32(name.encode()):08x}"
+        if name in names:
+            raise RequestError(f"there are two variants called {name}: write a value otherwise")
+        folders.append(folder)
+        names.append(name)
         name_of_run = f"{document.data.get('name')}-{folder}"[:200]
         changes = [f"name={to_inline(name_of_run)}"]
         try:
@@ -109,6 +120,12 @@ def make_variants(
             for key, value in sorted(
                 zip(vary, values, strict=True), key=lambda v: v[0] != "losses"
             ):
+                if NONE in changes and key.split(".")[0].strip() == "discriminator":
+                    losses = _text(dict(zip(vary, values, strict=True))["losses"])
+                    raise ValueError(
+                        f"losses={losses} trains without a discriminator, so {key} cannot vary: "
+                        f"compare {losses} by itself, or leave it out"
+                    )
                 changes += _changes(key, value, document.data, registry)
             recipe = load_recipe(path, registry, [*overrides, *changes])
         except RecipeError as error:
@@ -185,7 +202,7 @@ def _losses(text: str, data: Mapping[str, Any], registry: Registry) -> list[str]
         entries.append(entry)
     changes = [f"losses={to_inline(entries)}"]
     if not any(_is_adversarial(registry, entry["name"]) for entry in entries):
-        return [*changes, "discriminator=false"]
+        return [*changes, NONE]
     table = data.get("discriminator")
     table = dict(table) if isinstance(table, dict) else {}
     for sees in conditional:
@@ -206,6 +223,8 @@ def _title(key: str, value: Any, vary: Mapping[str, Any]) -> str:
     """A value as people call it: a text by itself, anything else with the key."""
     last = key.rpartition(".")[2].strip()
     alone = sum(other.rpartition(".")[2].strip() == last for other in vary) == 1
+    if isinstance(value, str) and not value.strip():
+        return f'{last if alone else key}=""'
     text = value if isinstance(value, str) and alone else f"{last if alone else key}={_text(value)}"
     return " ".join(text.split())
 
