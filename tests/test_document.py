@@ -80,7 +80,9 @@ def test_lines_of_a_real_recipe(name):
         # An entry of a list is where its table's header is, or on the line of the list's key.
         expected = "[[losses]]" if table == "losses" else table.rpartition(".")[2]
         start = expected if last.isdecimal() else last
-        assert rows[line - 1].startswith((start, f"[{key}]"))
+        # A quoted key may hold dots of its own.
+        quoted = f'"{key.partition(".vary.")[2]}"'
+        assert rows[line - 1].startswith((start, f"[{key}]", quoted))
 
 
 def test_long_arrays_and_strings_are_quick():
