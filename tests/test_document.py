@@ -81,7 +81,7 @@ def test_lines_of_a_real_recipe(name):
         expected = "[[losses]]" if table == "losses" else table.rpartition(".")[2]
         start = expected if last.isdecimal() else last
         # A quoted key may hold dots of its own.
-        quoted = f'"{key.partition(".vary.")[2]}"'
+        quoted = f'"{(table if last.isdecimal() else key).partition(".vary.")[2]}"'
         assert rows[line - 1].startswith((start, f"[{key}]", quoted))
 
 
