@@ -159,6 +159,7 @@ def train_all(
             f"state and stopped, {len(waiting)} had not begun; the same command goes on from there"
         ) from None
     except BaseException:
+        # Whatever ends this, no run outlives it.
         _stop(list(running.values()))
         raise
     return failed

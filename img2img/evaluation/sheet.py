@@ -14,8 +14,8 @@ from img2img.data.loading import PairDataset
 from img2img.data.writing import write_picture
 from img2img.evaluation.evaluating import ImageScores
 from img2img.inference import Translator
-from img2img.names import printable
 from img2img.picture import Picture, to_display
+from img2img.report.contact import cut_to_fit
 from img2img.report.sheet import GAP, INK, PAPER, draw_sheet
 
 Image = NDArray[np.uint8]
@@ -73,7 +73,7 @@ def draw_extremes(
     top = 0
     for told, name, drawn in rows:
         room = width - 2 * GAP - pen.textlength(f"{told}, ", font)
-        text = f"{told}, {_end(pen, name, room, font)}"
+        text = f"{told}, {cut_to_fit(pen, name, room, font)}"
         pen.text((GAP, top + CAPTION - 7), text, INK, font, "ls")
         sheet.paste(PillowImage.fromarray(drawn), (0, top + CAPTION))
         top += drawn.shape[0] + CAPTION
@@ -95,19 +95,3 @@ def _small(image: Image) -> Image:
     small = PillowImage.fromarray(image)
     small.thumbnail((LARGEST, LARGEST))
     return np.array(small)
-
-
-def _end(
-    pen: ImageDraw.ImageDraw,
-    name: str,
-    room: float,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> str:
-    """As much of a name's end as there is room for: files differ there."""
-    text = printable(name)
-    if pen.textlength(text, font) <= room:
-        return text
-    text = text[-max(1, int(room)) :]
-    while text and pen.textlength(f"...{text}", font) > room:
-        text = text[1:]
-    return f"...{text}"

@@ -64,18 +64,18 @@ def draw_contact(entries: Sequence[Entry], heading: str) -> Image:
     sheet = PillowImage.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(sheet)
     room = size[0] - 2 * GAP
-    pen.text((GAP, head / 2), _cut(pen, heading, room, bold), INK, bold, "lm")
+    pen.text((GAP, head / 2), cut_to_fit(pen, heading, room, bold), INK, bold, "lm")
     for number, entry in enumerate(drawn):
         left = GAP + (number % columns) * (width + GAP)
         top = head + (number // columns) * (height + GAP)
         for at, (image, title) in enumerate(zip(entry.images, entry.titles, strict=True)):
             x = left + at * (PICTURE + 2)
-            pen.text((x, top), _cut(pen, title, PICTURE, small), FAINT, small)
+            pen.text((x, top), cut_to_fit(pen, title, PICTURE, small), FAINT, small)
             _paste(sheet, pen, image, (x, top + LINE))
         below = top + LINE + PICTURE + 5
         colour = COLOURS.get(entry.severity, INK)
         pen.text((left, below), _begin(pen, entry.kind, width, bold)[0], colour, bold)
-        lines = [_cut(pen, entry.name, width, small), *_wrap(pen, entry.reason, width, small)]
+        lines = [cut_to_fit(pen, entry.name, width, small), *_wrap(pen, entry.reason, width, small)]
         for at, text in enumerate(lines, start=1):
             pen.text((left, below + at * LINE + 1), text, INK if at == 1 else FAINT, small)
     if listed:
@@ -83,7 +83,7 @@ def draw_contact(entries: Sequence[Entry], heading: str) -> Image:
     for at, entry in enumerate(listed, start=1):
         y = bottom + at * LINE + 2
         # The name may be long, and its end matters; so does the beginning of the reason.
-        name = _cut(pen, entry.name, room / 2, small)
+        name = cut_to_fit(pen, entry.name, room / 2, small)
         pen.text((GAP, y), name, COLOURS.get(entry.severity, INK), small)
         used = pen.textlength(f"{name}  ", small)
         reason = _begin(pen, entry.reason or entry.kind, room - used, small)[0]
@@ -118,7 +118,7 @@ def _paste(
     sheet.paste(small, (x + (PICTURE - small.width) // 2, y + (PICTURE - small.height) // 2))
 
 
-def _cut(
+def cut_to_fit(
     pen: ImageDraw.ImageDraw,
     text: str,
     width: float,
