@@ -66,6 +66,7 @@ class Fate:
         since: counts from the moment this step is done.
         count: of these calls, the one that it is.
         within: what a path in the run directory must hold to count, as a regular expression.
+        main: only calls in the main thread count; another one writes files while steps go on.
         number: the signal.
         alone: the signal goes to this process, not to its group.
         late_s: how long after the call.
@@ -78,6 +79,7 @@ class Fate:
     since: int = -1
     count: int = 1
     within: str = ""
+    main: bool = False
     number: int = int(signal.SIGKILL)
     alone: bool = False
     late_s: float = 0.0
@@ -173,6 +175,8 @@ class Victim:
     def meet(self, what: str, first: Callable[[], object] | None = None) -> None:
         """Count a call, and end if it is the one."""
         if self.busy or self.step < self.fate.since or os.getpid() != self.process:
+            return
+        if self.fate.main and threading.current_thread() is not threading.main_thread():
             return
         self.calls += 1
         if self.calls != self.fate.count:

@@ -13,7 +13,7 @@ from img2img.bundle import OpenBundle, find_bundle, open_bundle
 from img2img.component import Component
 from img2img.construction import ForWeights, few, misfits, not_finite
 from img2img.description import Description
-from img2img.engine.precision import resolve_precision, set_precision
+from img2img.engine.precision import resolve_precision, set_full_float32, set_precision
 from img2img.errors import ModelFileError
 from img2img.hub import first_sentence
 from img2img.inference import Policy, Translator
@@ -62,9 +62,11 @@ def load_translator(
         # Left to the program, only images of 8 bits are good enough in less than float32.
         precise = copy.deepcopy(network) if precision == "auto" else None
         lower_precision(set_precision(network, resolved))
-    if device.type == "cuda" and (resolved == "float32" or precise is not None):
-        # TensorFloat-32 keeps 10 bits, and float32 results should agree whatever the batch.
-        torch.backends.cudnn.allow_tf32 = False
+    if device.type == "cuda":
+        # Float32 results should agree whatever the batch.
+        for full in (network if resolved == "float32" else None, precise):
+            if full is not None:
+                set_full_float32(full)
     policy = Policy(**info.inference)
     return Translator(network, task, policy, device=device, seed=seed, tile=tile, precise=precise)
 

@@ -285,14 +285,20 @@ def _check_batch(was: int, batch_size: int, count: int, directory: RunDirectory)
         return
     if was % count == 0:
         way = f"give --set train.batch_size={was // count}"
+    elif was % batch_size == 0:
+        way = f"start {_many(was // batch_size, 'process', 'es')}"
     else:
         fitting = [str(n) for n in range(1, was + 1) if was % n == 0]
         way = f"start {' or '.join(fitting[-8:])} processes, with a train.batch_size that fits"
     raise RequestError(
-        f"{directory.path} was started with {was} pairs a step over all processes, and {count} "
-        f"process{'' if count == 1 else 'es'} with train.batch_size {batch_size} would take "
+        f"{directory.path} was started with {_many(was, 'pair', 's')} a step over all processes, "
+        f"and {_many(count, 'process', 'es')} with train.batch_size {batch_size} would take "
         f"{batch_size * count}: {way}"
     )
+
+
+def _many(count: int, one: str, ending: str) -> str:
+    return f"{count} {one}{'' if count == 1 else ending}"
 
 
 def _recorded(directory: RunDirectory) -> dict[str, Any]:

@@ -51,11 +51,13 @@ class FinishedRun:
 
     Attributes:
         path: the run directory.
+        steps: how long it was trained.
         validation: scores by name, with the two baselines; empty if no pair could be read.
         registry: where the recipe's names were looked up.
     """
 
     path: Path
+    steps: int
     validation: dict[str, float]
     registry: Registry = field(repr=False)
 
@@ -171,6 +173,14 @@ def _train(
                 tell_finished(recipe, earlier)
             return
         warn_of_little_room(run)
+        if run.plan.compile:
+            on_cpu = ", and gains nothing on a CPU" if device.type == "cpu" else ""
+            warnings.warn(
+                f"train.compile: networks are compiled in the first step, which takes a minute or "
+                f"more{on_cpu}",
+                UserWarning,
+                stacklevel=2,
+            )
         about = environment(plugins, run, resolved)
         if found.step is not None and earlier is not None:
             tell_changes(recipe, earlier, about)
@@ -196,7 +206,7 @@ def _train(
             watching.unregister(logger)
         logger.close()
     scores = processes.decide(lambda: last_validation(directory))
-    return FinishedRun(directory.path, scores, plugins.registry)
+    return FinishedRun(directory.path, run.plan.total_steps, scores, plugins.registry)
 
 
 @contextmanager

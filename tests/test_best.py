@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 import shutil
+import time
 import warnings
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ import torch
 from torch import nn
 
 import img2img
-from img2img.bundle import BundleInfo, load_bundle, read_info
+from img2img.bundle import BundleInfo, load_bundle, read_info, save_bundle
 from img2img.engine import records
 from img2img.engine.best import Best, describe_best
 from img2img.engine.checkpoint import find_checkpoints
@@ -55,6 +57,12 @@ def lines(out):
 
 def scores(out, name="l1"):
     return {x["step"]: x["validation"][name] for x in lines(out) if "validation" in x}
+
+
+def report_of(out):
+    page = (out / "report.html").read_text()
+    (data,) = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)
+    return json.loads(data)
 
 
 def weights(path):
@@ -143,6 +151,27 @@ def test_a_resumed_run_ends_with_the_same_best(tmp_path, recipe):
         assert best == again
 
 
+def test_the_report_of_a_run_that_lacked_its_last_score_knows_its_best(
+    tmp_path, recipe, monkeypatch
+):
+    """Killed between its last checkpoint and its scores; the best is written in a thread."""
+    out = tmp_path / "run"
+    run(recipe, out, train__steps=2)
+    (out / "best.safetensors").unlink()
+    kept = [line for line in lines(out) if "validation" not in line]
+    (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in kept))
+    real = records.save_bundle
+
+    def slowly(*given):
+        time.sleep(0.3)
+        return real(*given)
+
+    monkeypatch.setattr(records, "save_bundle", slowly)
+    run(recipe, out, resume=True, train__steps=2)
+    assert list(scores(out)) == [2]
+    assert report_of(out)["best"] is True
+
+
 def test_a_damaged_best_is_told_and_replaced(tmp_path, recipe):
     run(recipe, tmp_path / "run", train__steps=2)
     best = tmp_path / "run" / "best.safetensors"
@@ -154,20 +183,18 @@ def test_a_damaged_best_is_told_and_replaced(tmp_path, recipe):
 
 def offered(path, values, by=None, name="l1"):
     """The steps at which these values in turn were the best so far."""
-    network = nn.Linear(1, 1)
     task = {"name": "paired", "settings": {}}
     generator = {"name": "unet", "settings": {}, "in_channels": 3, "out_channels": 3}
     best = Best(path, by)
     info = BundleInfo("x", task, generator, {}, {"img2img": "1"})
-    return [
-        step
-        for step, value in enumerate(values)
-        if best.offer(
-            Evaluation({name: value}, {"l1": False, "psnr": True, "accuracy": True}),
-            SimpleNamespace(step=step, shown=network),
-            info,
-        )
-    ]
+    steps = []
+    for step, value in enumerate(values):
+        scores = Evaluation({name: value}, {"l1": False, "psnr": True, "accuracy": True})
+        told = best.offer(scores, step, info)
+        if told is not None:
+            save_bundle(path, nn.Linear(1, 1).state_dict(), told)
+            steps.append(step)
+    return steps
 
 
 def test_only_what_is_strictly_better_takes_its_place(tmp_path):

@@ -22,6 +22,7 @@ from img2img.engine.checkpoint import find_checkpoints
 from img2img.engine.directory import RunDirectory
 from img2img.engine.finite import FirstBad, first_not_finite
 from img2img.engine.health import Game, Health
+from img2img.engine.losses import StepLosses
 from img2img.engine.state import TrainState
 from img2img.errors import Img2ImgError
 from img2img.evaluation.outputs import Outputs
@@ -219,20 +220,42 @@ def test_resuming_meets_it_again_and_goes_on_without_it(trial):
         assert trial.told() == [(6, "not_finite")]
 
 
+def losses(**values):
+    return StepLosses.of(values, torch.device("cpu"))
+
+
 def test_first_bad_step_of_each_loss():
     noted = FirstBad(torch.device("cpu"))
     assert noted.read() is None
     good, nan = torch.tensor(1.0), torch.tensor(float("nan"))
-    noted.note({"a": good, "b": good}, 1)
-    noted.note({"a": good, "b": good, "c": nan.double()}, 2)  # a method may have others at times
-    noted.note({"a": good, "b": -nan / 0}, 3)
-    noted.note({"a": nan, "b": nan}, 4)
-    noted.note({}, 5)
+    noted.note(losses(a=good, b=good), 1)
+    noted.note(losses(a=good, b=good, c=nan.double()), 2)  # a method may have others at times
+    noted.note(losses(a=good, b=-nan / 0), 3)
+    noted.note(losses(a=nan, b=nan), 4)
+    noted.note(losses(), 5)
     assert noted.read() == (2, "c")
     noted = FirstBad(torch.device("cpu"))
-    noted.note({"a": good, "b": good.log() - torch.tensor(float("inf"))}, 7)
-    noted.note({"a": nan.reshape(1), "b": good}, 8)
+    noted.note(losses(a=good, b=good.log() - torch.tensor(float("inf"))), 7)
+    noted.note(losses(a=nan.reshape(1), b=good), 8)
     assert noted.read() == (7, "b")
+    noted = FirstBad(torch.device("cpu"))
+    noted.note(losses(a=good, b=nan, c=nan), 9)
+    assert noted.read() == (9, "b")
+
+
+def test_what_is_noted_is_found_however_long_nobody_reads(monkeypatch):
+    monkeypatch.setattr(finite, "KEPT_STEPS", 4)
+    good, bad = torch.tensor(1.0), torch.tensor(INF)
+    for at in range(1, 15):
+        for reads in (1, 3, 100):
+            noted = FirstBad(torch.device("cpu"))
+            for step in range(1, 15):
+                more = {"b": good} if step % 3 else {}  # two tables, each filled in its own time
+                noted.note(losses(a=bad if step >= at else good, **more), step)
+                if step % reads == 0:
+                    assert noted.read() == (None if step < at else (at, "a"))
+            assert noted.read() == (at, "a")
+            assert noted.read() == (at, "a")
 
 
 # Weights.

@@ -25,9 +25,9 @@ from pathlib import Path
 from img2img.engine.lock import RunLock
 lock = RunLock(Path(sys.argv[1]))
 lock.take()
-if len(sys.argv) > 2 and not os.fork():
-    time.sleep(60)  # a loader worker that has not noticed yet
-print("held", flush=True)
+# A loader worker that has not noticed yet says so: by then it has let go of what it inherited.
+if len(sys.argv) == 2 or not os.fork():
+    print("held", flush=True)
 time.sleep(60)
 """
 

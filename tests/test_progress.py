@@ -5,7 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
+from img2img.cli.run import _report
+from img2img.registry import Registry
 from img2img.report.progress import ProgressDisplay
+from img2img.training import FinishedRun
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])
@@ -30,3 +33,16 @@ def test_a_finished_run_does_not_go_on():
     file = io.StringIO()
     ProgressDisplay(Console(file=file)).on_run_start(400, 400)
     assert file.getvalue() == "training: 0 steps\n"
+
+
+@pytest.mark.parametrize(
+    ("steps", "l1", "said"),
+    [(20, 0.9, "train longer"), (500, 0.9, "gone astray"), (500, 0.3, "train longer")],
+)
+def test_the_end_of_a_run_gives_advice_that_suits_its_length(tmp_path, steps, l1, said):
+    """A network that has hardly begun is far from everything, and not gone astray."""
+    told = io.StringIO()
+    scores = {"l1": l1, "l1_source": 0.25, "l1_mean_target": 0.2}
+    finished = FinishedRun(tmp_path, steps, scores, Registry())
+    _report(Console(file=told, width=200), finished, None, quiet=False)
+    assert said in told.getvalue()

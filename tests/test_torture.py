@@ -119,7 +119,7 @@ def test_killed_at_named_places_it_ends_as_if_left_alone(lives, whole, tools):
         (signal.SIGINT, {"kind": "file", "within": "recipe.toml"}, 0),
         (signal.SIGTERM, {"kind": "file", "within": "recipe.toml"}, 0),
         (signal.SIGINT, {"kind": "step", "since": 3, "count": 30}, 1),
-        (signal.SIGTERM, {"kind": "file", "within": "report", "since": STEPS}, 0),
+        (signal.SIGTERM, {"kind": "file", "within": "report", "since": STEPS, "main": True}, 0),
     ],
 )
 def test_a_signal_ends_it_in_order(lives, whole, tools, number, fate, most):

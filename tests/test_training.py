@@ -8,6 +8,7 @@ import threading
 import tomllib
 import warnings
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -662,11 +663,67 @@ def parse_train():
     return lambda name, **more: _schedule(TrainSettings(steps=100, schedule=name, **more))
 
 
+class WatchedStepper(Stepper):
+    """Notes which steps are alike, and in the end whether they were recorded."""
+
+    asked: ClassVar[list[tuple[int, bool]]] = []
+    captures: ClassVar[list[bool]] = []
+
+    def __call__(self, source, target, number, *, alike=True):
+        self.asked.append((len(source), alike))
+        return super().__call__(source, target, number, alike=alike)
+
+    def close(self):
+        self.captures.append(self.captured)
+        super().close()
+
+
+@pytest.fixture
+def stepper(monkeypatch):
+    """The class of a run's stepper, which has seen nothing yet."""
+
+    class Watched(WatchedStepper):
+        asked: ClassVar = []
+        captures: ClassVar = []
+
+    monkeypatch.setattr("img2img.engine.loop.Stepper", Watched)
+    return Watched
+
+
+@pytest.mark.parametrize(("pairs", "batch", "whole"), [(5, 2, 2), (4, 2, 2), (3, 8, 3)])
+def test_only_steps_of_whole_batches_are_alike(tmp_path, recipe, stepper, pairs, batch, whole):
+    """What is recorded must be of the size that most steps have, wherever a run begins."""
+    run(recipe, tmp_path / "run", data__count=pairs, train__batch_size=batch, train__steps=6)
+    assert len(stepper.asked) == 6
+    assert all(alike == (size == whole) for size, alike in stepper.asked)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_gpu_run_resumes_and_translates(tmp_path, recipe):
-    img2img.train(recipe, out=tmp_path / "run", device="cuda", overrides={"train.steps": 3})
-    img2img.train(recipe, out=tmp_path / "run", device="cuda", resume=True)
+def test_gpu_run_resumes_and_translates(tmp_path, recipe, stepper):
+    """With noise, an average, and validations between replays; recorded or not, it is as good."""
+    more = {
+        "train.batch_size": 2,  # of 10 pairs, so that no batch is smaller
+        "train.checkpoint_every": 5,
+        "train.ema_decay": 0.5,
+        "train.log_every": 1,
+        "train.schedule": "constant",
+        "generator.dropout": 0.5,
+    }
+
+    def trained(name, steps, capture=True, **options):
+        overrides = {**more, "train.steps": steps, "train.capture": capture}
+        img2img.train(recipe, out=tmp_path / name, device="cuda", overrides=overrides, **options)
+        return [line["losses"]["l1"] for line in lines(tmp_path / name) if "losses" in line]
+
+    trained("run", 12)
+    cut = trained("run", 24, resume=True)
+    whole = trained("whole", 24)
+    eager = trained("eager", 24, capture=False)
+    assert stepper.captures == [True, True, True, False]
+    assert len(whole) == 24 and cut == pytest.approx(whole, rel=0.05)
+    # The same noise, too: random numbers go on alike in steps that are recorded.
+    assert whole == pytest.approx(eager, rel=0.05)
     translator = img2img.load(tmp_path / "run", device="cuda")
     output = translator(np.full((32, 32, 3), 255, np.uint8))
     assert output.shape == (32, 32, 3)

@@ -18,8 +18,15 @@ from fuzzing.archives import zipped
 from fuzzing.bundles import WORDS, break_tensors
 from fuzzing.mutators import mutate_bytes, mutate_tree
 from img2img.discriminators import PatchGAN16
-from img2img.engine.checkpoint import load_checkpoint, newest_good, save_checkpoint
+from img2img.engine.checkpoint import (
+    load_checkpoint,
+    newest_good,
+    put_checkpoint,
+    take_snapshot,
+    write_checkpoint,
+)
 from img2img.engine.directory import RunDirectory
+from img2img.engine.losses import StepLosses
 from img2img.engine.state import TrainState
 from img2img.generators import UNet
 from img2img.losses import L1, Adversarial
@@ -38,7 +45,7 @@ def small_state() -> TrainState:
     method = Pix2Pix(generator, lambda channels: PatchGAN16(channels, width=2), losses, 3, 3, True)
     state = TrainState(method)
     images = torch.rand(1, 3, 16, 16)
-    state.window.add(method.step(images, images))
+    state.window.add(StepLosses.of(method.step(images, images), images.device))
     state.count_step(1)
     return state
 
@@ -55,7 +62,10 @@ class Checkpoints:
         with tempfile.TemporaryDirectory() as folder:
             directory = RunDirectory(Path(folder))
             directory.checkpoints.mkdir(parents=True)
-            path = save_checkpoint(directory, self.state, 1)
+            taken = take_snapshot(self.state)
+            assert taken is not None  # in several processes the main one alone gets it
+            write_checkpoint(directory, taken)
+            path = put_checkpoint(directory, taken.step)
             self.files = {file.name: file.read_bytes() for file in sorted(path.iterdir())}
         self.values = {n: json.loads(d) for n, d in self.files.items() if n.endswith(".json")}
         # 625 numbers of a random state take most of the places, and few of the faults.
@@ -116,7 +126,8 @@ class Checkpoints:
             network.requires_grad_(True)
         # What the loop does next: rates by the schedule, a step, a line of the log.
         self.state.scale_rates(0.5)
-        self.state.window.add(self.state.method.step(self.images, self.images))
+        losses = self.state.method.step(self.images, self.images)
+        self.state.window.add(StepLosses.of(losses, self.images.device))
         self.state.count_step(1)
         self.state.window.means()
 

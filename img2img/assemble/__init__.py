@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -86,7 +87,9 @@ def assemble(
     np.random.seed(recipe.train.seed % 2**32)
     task, method = build_networks(recipe, plugins.registry, device, resolved, initialize=initialize)
     build_metrics = metrics_of(recipe, plugins.registry, task)
-    data = build_datasets(recipe, plugins.registry, task)
+    with processes.first_on_each_machine():
+        # The first lists files and shards, which it keeps for the others.
+        data = build_datasets(recipe, plugins.registry, task)
     check_count(recipe, build_metrics, len(data.validation), MOST_PAIRS)
     sizes = check_pairs(data.train.pairs, recipe, task)
     scale = [1.0, 1.0]
@@ -187,6 +190,15 @@ def _schedule(train: TrainSettings) -> Schedule:
 def worker_count(workers: int | None, device: torch.device) -> int:
     """How many processes load data: as the recipe says, else as suits the device."""
     if workers is not None:
+        started, cores = workers * local_processes(), available_cores()
+        if started > 2 * cores:
+            warnings.warn(
+                f"data.workers starts {started} processes on {cores} "
+                f"{'core' if cores == 1 else 'cores'}: each takes memory, and more than cores help "
+                f"only where a disk is slow",
+                RuntimeWarning,
+                stacklevel=2,
+            )
         return workers
     # On a CPU the step itself wants every core, and another process only takes them away.
     if device.type == "cpu":

@@ -118,11 +118,14 @@ def _report(
 
     from img2img.cli.scores import print_validation
     from img2img.engine.best import describe_best
+    from img2img.engine.health import SPAN
 
     scores = finished.validation
     if scores and not quiet:
         good = print_validation(console, scores)
-        if good is False and scores.get("l1", 0) > 2 * scores.get("l1_mean_target", 1):
+        far = scores.get("l1", 0) > 2 * scores.get("l1_mean_target", 1)
+        # Networks that have just begun are far from everything.
+        if good is False and far and finished.steps >= SPAN:
             console.print(
                 "far from that: training has gone astray, which a lower method.learning_rate "
                 "usually helps; look at the samples"

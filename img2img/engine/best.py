@@ -7,14 +7,13 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from img2img.bundle import BundleInfo, read_info, save_bundle
-from img2img.engine.state import TrainState
+from img2img.bundle import BundleInfo, read_info
 from img2img.errors import ModelFileError
 from img2img.evaluation.evaluating import Evaluation
 
 
 class Best:
-    """Writes `best.safetensors` whenever a validation is strictly better than all before it.
+    """Finds when `best.safetensors` is due: a validation strictly better than all before it.
 
     The file itself says what it holds, so that a run which was killed goes on from it. One of a
     later step than the run goes on from is kept: the run comes to that step again, and to that
@@ -41,20 +40,22 @@ class Best:
                 stacklevel=2,
             )
 
-    def offer(self, found: Evaluation, state: TrainState, info: BundleInfo) -> bool:
-        """Keep the model as it is now if its scores are the best so far; whether they are."""
+    def offer(self, found: Evaluation, step: int, info: BundleInfo) -> BundleInfo | None:
+        """What the file should say, if the scores after a step are the best so far.
+
+        Whoever asks writes it, with the weights of that step.
+        """
         name = self._by or next(iter(found.scores), None)
         value = math.nan if name is None else found.scores.get(name, math.nan)
         if name is None or not math.isfinite(value):
-            return False
+            return None
         higher = found.higher_is_better[name]
         # Where another score decided before, none of its values says anything.
         if name == self._name and not (value > self._value if higher else value < self._value):
-            return False
-        trained = {**info.trained, "step": state.step, "score": {"name": name, "value": value}}
-        save_bundle(self._path, dict(state.shown.state_dict()), replace(info, trained=trained))
+            return None
         self._name, self._value = name, value
-        return True
+        trained = {**info.trained, "step": step, "score": {"name": name, "value": value}}
+        return replace(info, trained=trained)
 
 
 def describe_best(path: Path) -> str | None:

@@ -13,6 +13,8 @@ import json
 import os
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from img2img.engine.directory import RunDirectory, step_in
 from img2img.engine.own_state import seed_all
 from img2img.engine.processes import Processes
 from img2img.engine.state import TrainState
+from img2img.engine.writing import Tensors, to_host
 from img2img.errors import Img2ImgError
 from img2img.files import naming, sync_folder, whole_file
 from img2img.names import printable
@@ -63,30 +66,70 @@ class Found:
         return None if self.checkpoint is None else step_of(self.checkpoint)
 
 
-def save_checkpoint(
-    directory: RunDirectory, state: TrainState, keep: int, processes: Processes | None = None
-) -> Path:
-    """Write `checkpoints/step-N/` and remove the oldest beyond `keep`.
+@dataclass(frozen=True)
+class Snapshot:
+    """A run as it was after a step, for a checkpoint that is written while it goes on.
 
-    Called in all processes, which give the main one what only they have; it alone writes.
-
-    Raises:
-        Img2ImgError: it cannot be written; what was there before stays.
+    Attributes:
+        step: the step.
+        tensors: by file, on the CPU.
+        values: everything else, as JSON values.
+        shown: weights of the generator as it is saved and judged.
     """
-    target = directory.checkpoints / f"step-{state.step:08d}"
-    partial = directory.checkpoints / f".partial-{target.name}"
+
+    step: int
+    tensors: dict[str, Tensors]
+    values: dict[str, Any]
+    shown: Tensors
+
+
+def take_snapshot(state: TrainState, processes: Processes | None = None) -> Snapshot | None:
+    """The state as it is; called in all processes, of which the main one alone gets it.
+
+    Waits for the device, and for the other processes, which give what only they have.
+    """
     processes = processes or Processes()
     own = processes.gather(state.own())
     if not processes.main:
-        return target
+        return None
+    shown = "shown", dict(state.shown.state_dict())
+    copies = to_host(state.tensors(own) | dict([shown]))
+    return Snapshot(state.step, copies, state.values(own), copies.pop("shown"))
+
+
+def write_checkpoint(directory: RunDirectory, snapshot: Snapshot) -> None:
+    """Write a checkpoint that is none before `put_checkpoint` has given it its name.
+
+    Raises:
+        Img2ImgError: it cannot be written.
+    """
+    with _named(directory, snapshot.step) as (partial, _):
+        # Lines up to this step never come again once it is there.
+        directory.sync_metrics()
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        _write(partial, snapshot)
+
+
+def put_checkpoint(directory: RunDirectory, step: int) -> Path:
+    """Make what was written for a step `checkpoints/step-N/`, from which a run can go on.
+
+    Raises:
+        Img2ImgError: it cannot be; what was there before stays.
+    """
+    with _named(directory, step) as (partial, target):
+        _put(partial, target)
+    return target
+
+
+@contextmanager
+def _named(directory: RunDirectory, step: int) -> Iterator[tuple[Path, Path]]:
+    """Where a checkpoint is written and what it will be called; errors leave nothing of it."""
+    target = directory.checkpoint_path(step)
+    partial = directory.checkpoints / f".partial-{target.name}"
     try:
         with naming(target):
-            # Lines up to this step never come again once it is there.
-            directory.sync_metrics()
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            _write(partial, state, own)
-            _put(partial, target)
+            yield partial, target
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         # By the name that it would have had.
@@ -95,18 +138,16 @@ def save_checkpoint(
     except Img2ImgError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    _prune(directory, state.step, keep)
-    return target
 
 
-def _write(folder: Path, state: TrainState, own: Any) -> None:
+def _write(folder: Path, snapshot: Snapshot) -> None:
     sums = {}
-    for name, tensors in state.tensors(own).items():
+    for name, tensors in snapshot.tensors.items():
         # Not without a word in its header: safetensors cannot read a file that has no tensors,
         # as that of optimizers without a state, and no metadata.
         file = f"{name}.safetensors"
         sums[file] = save_tensors(folder / file, tensors, {"format": str(FORMAT)})
-    sums[STATE] = _save_json(folder / STATE, {"format": FORMAT, **state.values(own)})
+    sums[STATE] = _save_json(folder / STATE, {"format": FORMAT, **snapshot.values})
     files = {name: {"bytes": found.size, "sha256": found.sha256} for name, found in sums.items()}
     _save_json(folder / MANIFEST, {"files": files})
     sync_folder(folder)
@@ -139,7 +180,7 @@ def _put(partial: Path, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def _prune(directory: RunDirectory, step: int, keep: int) -> None:
+def prune_checkpoints(directory: RunDirectory, step: int, keep: int) -> None:
     """Remove the oldest beyond `keep`, and damaged ones that a good one has overtaken."""
     good = [path for found, path in directory.saved_steps().items() if found <= step]
     for old in good[:-keep]:

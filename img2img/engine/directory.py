@@ -104,7 +104,7 @@ class RunDirectory:
                 folder.mkdir(parents=True, exist_ok=True)
             probe = self.path / ".writable"
             probe.touch()
-            probe.unlink()
+            probe.unlink(missing_ok=True)  # another run that begins here may have
             sync_folder(self.path)
             sync_folder(self.path.parent)
         except OSError as error:
@@ -197,6 +197,9 @@ class RunDirectory:
 
     def sample_path(self, step: int) -> Path:
         return self.samples / f"step-{step:08d}.png"
+
+    def checkpoint_path(self, step: int) -> Path:
+        return self.checkpoints / f"step-{step:08d}"
 
     def failed(self, error: OSError) -> Img2ImgError:
         """What to tell of a write that failed, and how to go on."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from img2img.data.loading import Part, StepSampler
 from img2img.data.order import Order
 from img2img.engine.checkpoint import find_checkpoints, step_of
 from img2img.engine.health import Health
+from img2img.engine.losses import StepLosses
 from img2img.engine.run import Run
 from img2img.engine.state import TrainState
 from img2img.errors import ImageError, Img2ImgError, SaidElsewhere
@@ -21,45 +23,49 @@ from img2img.report.page import write_report
 NAMED = 4
 # Pairs whose values are looked at once something went wrong.
 LOOKED_AT = 64
+# Steps whose losses are kept unread; log lines mostly come sooner.
+KEPT_STEPS = 1024
 
 
 class FirstBad:
-    """Remembers on the device at which step each loss was first not finite; reading waits for it.
+    """Finds the first step with a loss that was not finite; reading waits for the device.
 
-    Four operations on one number a loss: nothing that a step would notice.
+    A step's losses are copied into the next row of a table there, which is one operation; what
+    they are is looked at when they are read.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        # A method may give other losses in some steps than in others.
-        self._first: dict[tuple[str, ...], Tensor] = {}
+        # By name, since a method may give other losses in some steps than in others.
+        self._rows: dict[tuple[str, ...], Tensor] = {}
+        self._steps: dict[tuple[str, ...], list[int]] = {}
+        self._found: tuple[int, str] | None = None
 
-    def note(self, losses: dict[str, Tensor], step: int) -> None:
-        """Take in the losses of a step, scalars on the device."""
+    def note(self, losses: StepLosses, step: int) -> None:
+        """Take in the losses of a step; waits for the device once in `KEPT_STEPS` unread ones."""
         if not losses:
             return
-        names = tuple(losses)
-        values = torch.stack(
-            [
-                value.detach().to(self._device, torch.float32).reshape(())
-                for value in losses.values()
-            ]
-        )
-        first = self._first.get(names)
-        if first is None:
-            first = torch.zeros(len(names), dtype=torch.int64, device=self._device)
-        new = ~torch.isfinite(values) & (first == 0)
-        self._first[names] = torch.where(new, step, first)
+        names = losses.names
+        if names not in self._rows:
+            self._rows[names] = torch.empty(KEPT_STEPS, len(names), device=self._device)
+            self._steps[names] = []
+        steps = self._steps[names]
+        if len(steps) == KEPT_STEPS:
+            self.read()
+        self._rows[names][len(steps)].copy_(losses.vector)
+        steps.append(step)
 
     def read(self) -> tuple[int, str] | None:
         """The earliest such step and the first of its losses; waits for the device."""
-        found = [
-            (step, name)
-            for names, first in self._first.items()
-            for name, step in zip(names, first.tolist(), strict=True)
-            if step
-        ]
-        return min(found, key=lambda item: item[0], default=None)
+        for names, steps in self._steps.items():
+            if not steps:
+                continue
+            for step, row in zip(steps, self._rows[names][: len(steps)].tolist(), strict=True):
+                bad = [name for name, value in zip(names, row, strict=True) if not isfinite(value)]
+                if bad and (self._found is None or step < self._found[0]):
+                    self._found = step, bad[0]
+            steps.clear()
+        return self._found
 
 
 class FiniteGuard:
@@ -73,14 +79,21 @@ class FiniteGuard:
         run: what is trained.
         state: its state.
         health: tells why it ended; None in all processes but the main one.
+        settle: waits for what is being written.
     """
 
-    def __init__(self, run: Run, state: TrainState, health: Health | None) -> None:
-        self._run, self._state, self._health = run, state, health
+    def __init__(
+        self,
+        run: Run,
+        state: TrainState,
+        health: Health | None,
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._run, self._state, self._health, self._settle = run, state, health, settle
         self._losses = FirstBad(run.device)
         self._each_step = run.device.type == "cpu" and not run.processes.several
 
-    def note(self, losses: dict[str, Tensor]) -> None:
+    def note(self, losses: StepLosses) -> None:
         """Take in the losses of the step that is counted last."""
         self._losses.note(losses, self._state.step)
 
@@ -116,6 +129,11 @@ class FiniteGuard:
         if not run.processes.main:
             raise SaidElsewhere(1)
         names, bad = [n for names, _ in told for n in names], [b for _, bad in told for b in bad]
+        failed: Exception | None = None
+        try:
+            self._settle()
+        except Exception as error:  # of a file before, which is not why the run ends
+            failed = error
         saved = find_checkpoints(run.directory)
         if saved:
             goes_on = f"the last good checkpoint is that of step {step_of(saved[-1])}"
@@ -138,7 +156,7 @@ class FiniteGuard:
         if self._health is not None:
             self._health.warn(step, "not_finite", message, aloud=False)
             write_report(run.directory.path)
-        raise Img2ImgError(message)
+        raise Img2ImgError(message) from failed
 
 
 def first_not_finite(state: TrainState) -> str | None:

@@ -20,6 +20,7 @@ from img2img.engine.run import Run
 from img2img.engine.state import TrainState
 from img2img.engine.stepping import Stepper
 from img2img.engine.unreadable import Unreadable
+from img2img.engine.writing import Writer
 from img2img.errors import Interrupted
 
 OnStep = Callable[[int], None]
@@ -78,45 +79,53 @@ def train(
         rank=processes.rank,
         world_size=processes.world_size,
     )
+    # A smaller one at the end of an epoch is not worth recording.
+    whole = min(plan.batch_size, -(-len(run.train_pairs) // processes.world_size))
     gradients = MeanGradients(method, processes)
     step = Stepper(method, run.device, capture=plan.capture, compile=plan.compile)
-    records = Records(run, state, events, per_epoch)
-    guard = FiniteGuard(run, state, records.health)
-    unreadable = Unreadable(len(run.train_pairs), processes, records.health)
-    for network in method.networks.values():
-        network.train()
-    lag = LAG if run.device.type == "cuda" else 0
-    with closing(step), StopRequest(processes, lag) as stop:
-        for batch in on_device(loader, run.device):
-            unreadable.note(batch, state.step + 1)
-            state.scale_rates(plan.schedule.factor(state.step, plan.total_steps))
-            gradients.weigh(batch)
-            losses = step(batch.source, batch.target, state.step + 1, alike=gradients.even)
-            state.window.add(losses, batch.share)
-            state.count_step(batch.pairs)
-            guard.note(losses)
-            on_step(state.step)
-            records.draw_untrained()
+    with Writer() as writer:
+        records = Records(run, state, events, per_epoch, writer)
+        guard = FiniteGuard(run, state, records.health, writer.wait)
+        unreadable = Unreadable(len(run.train_pairs), processes, records.health)
+        for network in method.networks.values():
+            network.train()
+        lag = LAG if run.device.type == "cuda" else 0
+        with closing(step), StopRequest(processes, lag) as stop:
+            for batch in on_device(loader, run.device):
+                unreadable.note(batch, state.step + 1)
+                state.scale_rates(plan.schedule.factor(state.step, plan.total_steps))
+                gradients.weigh(batch)
+                alike = gradients.even and len(batch.source) == whole
+                losses = step(batch.source, batch.target, state.step + 1, alike=alike)
+                state.window.add(losses, batch.share)
+                state.count_step(batch.pairs)
+                guard.note(losses)
+                on_step(state.step)
+                records.draw_untrained()
+                writer.collect()
 
-            ends = state.step == plan.total_steps
-            last = stop.agreed() or ends
-            log, sample = (ends or state.step % n == 0 for n in (plan.log_every, plan.sample_every))
-            score = ends or bool(plan.validate_every and state.step % plan.validate_every == 0)
-            save = last or state.step % plan.checkpoint_every == 0
-            unreadable.check(reading=log)
-            guard.check(reading=log, saving=sample or score or save)
-            if sample or score or save:
-                average_statistics(state.networks(), processes)
-            if log:
-                records.log()
-            if sample or score:
-                records.look(sample=sample, score=score)
-            if save:
-                records.save(last=last)
-            if last:
-                break
-    records.finish()
-    unreadable.say_total()
+                ends = state.step == plan.total_steps
+                last = stop.agreed() or ends
+                log, sample = (
+                    ends or state.step % n == 0 for n in (plan.log_every, plan.sample_every)
+                )
+                score = ends or bool(plan.validate_every and state.step % plan.validate_every == 0)
+                save = last or state.step % plan.checkpoint_every == 0
+                unreadable.check(reading=log)
+                guard.check(reading=log, saving=sample or score or save)
+                if sample or score or save:
+                    average_statistics(state.networks(), processes)
+                if log:
+                    records.log()
+                if sample or score:
+                    records.look(sample=sample, score=score)
+                if save:
+                    records.save(last=last)
+                if last:
+                    writer.wait()  # while a signal only asks for what is being done
+                    break
+        records.finish()
+        unreadable.say_total()
     finished = state.step >= plan.total_steps
     events.tell("on_run_end", run_dir=directory.path, step=state.step, finished=finished)
     processes.wait()  # where one ends, torchrun ends the others

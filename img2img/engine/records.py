@@ -8,13 +8,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from torch import Tensor
+
 from img2img.bundle import save_bundle, saved_step
 from img2img.engine.best import Best
-from img2img.engine.checkpoint import save_checkpoint
+from img2img.engine.checkpoint import (
+    Snapshot,
+    prune_checkpoints,
+    put_checkpoint,
+    take_snapshot,
+    write_checkpoint,
+)
 from img2img.engine.events import Events
 from img2img.engine.health import Health
 from img2img.engine.run import Run
 from img2img.engine.state import TrainState
+from img2img.engine.writing import Writer, to_host
 from img2img.evaluation.evaluating import Evaluation
 from img2img.evaluation.outputs import Outputs
 from img2img.evaluation.scores import baselines, readable, spread, validate
@@ -27,25 +36,30 @@ from img2img.report.sheet import write_sheet
 class Records:
     """The writing side of a run. Every process has one; the main one's alone writes and tells.
 
+    Log lines are written at once. Sheets, models, checkpoints and the report are written beside the
+    steps that follow, in that order; events tell of them once they are there.
+
     Args:
         run: what is trained.
         state: where it stands.
         events: who is told.
         steps_per_epoch: for the log lines.
+        writer: writes the files.
 
     Attributes:
         health: watches what is written for signs of a sick run; None in all other processes.
     """
 
-    def __init__(self, run: Run, state: TrainState, events: Events, steps_per_epoch: int) -> None:
-        self._run, self._state, self._events = run, state, events
+    def __init__(
+        self, run: Run, state: TrainState, events: Events, steps_per_epoch: int, writer: Writer
+    ) -> None:
+        self._run, self._state, self._events, self._writer = run, state, events, writer
         self._steps_per_epoch = steps_per_epoch
         self._main = run.processes.main
         self.health = Health(run.directory, events, run.plan.game) if self._main else None
         self._best = Best(run.directory.best, run.plan.best_by) if self._main else None
         # A copy of the weights before the first step.
         self._untrained = self._translator() if self._main and state.step == 0 else None
-        self._saved = -1
         self._without: set[str] = set()
         self._began = time.perf_counter() - state.elapsed_s
         self._window_began = time.perf_counter() - state.window_s
@@ -97,23 +111,46 @@ class Records:
         # What passed since the last log line belongs to the next one, after a resume too.
         state.elapsed_s = time.perf_counter() - self._began
         state.window_s = time.perf_counter() - self._window_began
-        path = save_checkpoint(run.directory, state, run.plan.keep_checkpoints, run.processes)
-        run.processes.note_saved(state.step)
-        self._save_model()
-        if not last and self._main:
-            write_report(run.directory.path)
-        self._events.tell("on_checkpoint", step=state.step, path=path)
+        # What is to be written takes as much memory as weights and optimizers.
+        self._writer.make_room(1)
+        taken = take_snapshot(state, run.processes)
+        if taken is not None:
+            self._writer.submit(
+                lambda: write_checkpoint(run.directory, taken),
+                lambda: self._put(taken, last=last),
+            )
+
+    def _put(self, taken: Snapshot, *, last: bool) -> None:
+        """Make what was written the checkpoint to go on from.
+
+        Not before all were told of what was written before it: in a run that goes on from there,
+        nobody would ever be.
+        """
+        run, step, weights = self._run, taken.step, taken.shown
+        path = put_checkpoint(run.directory, step)
+        run.processes.note_saved(step)
+        self._events.tell("on_checkpoint", step=step, path=path)
+
+        def follow() -> None:
+            # Older ones last that long, because somebody may have been told of them just now.
+            prune_checkpoints(run.directory, step, run.plan.keep_checkpoints)
+            self._write_model(weights, step)
+            if not last:
+                write_report(run.directory.path)
+
+        self._writer.submit(follow)
 
     def finish(self) -> None:
         """Make up for what a run that was killed, or has no step to do, still lacks."""
         run, state = self._run, self._state
         if not self._main:
             return
-        if self._saved != state.step and saved_step(run.directory.model) != state.step:
-            self._save_model()
+        if saved_step(run.directory.model) != state.step:
+            self._write_model(dict(state.shown.state_dict()), state.step)
         ends = state.step >= run.plan.total_steps
         if ends and state.step not in run.directory.validations():
             self.look(sample=False, score=True)
+            self._writer.wait()
         write_report(run.directory.path)
 
     @contextmanager
@@ -148,8 +185,10 @@ class Records:
             rows.append([to_display(image) for image in images])
         if rows:
             path = run.directory.sample_path(step)
-            write_sheet(path, rows)
-            self._events.tell("on_samples", step=step, path=path)
+            self._writer.submit(
+                lambda: write_sheet(path, rows),
+                lambda: self._events.tell("on_samples", step=step, path=path),
+            )
         return seen
 
     def _score(self) -> Outputs:
@@ -158,8 +197,11 @@ class Records:
         found = validate(self._translator(), run.validation_pairs, metrics, seen=seen)
         scores = dict(found.scores)
         self._warn_of(found)
-        if self._best is not None:
-            self._best.offer(found, state, run.bundle)
+        best = self._best.offer(found, state.step, run.bundle) if self._best else None
+        if best is not None:
+            self._writer.make_room(1)
+            weights = to_host({"best": dict(state.shown.state_dict())})["best"]
+            self._writer.submit(lambda: save_bundle(run.directory.best, weights, best))
         if state.step == run.plan.total_steps:
             # A score that a metric has is the metric's, whatever its name.
             others = baselines(run.still_pairs, run.validation_pairs, run.task, scored=scores)
@@ -186,9 +228,7 @@ class Records:
                 message = f"validation goes on without {name}: {found.failed[name]}"
                 self.health.warn(self._state.step, "no_score", message)
 
-    def _save_model(self) -> None:
-        if self._main:
-            run, state = self._run, self._state
-            info = replace(run.bundle, trained={**run.bundle.trained, "step": state.step})
-            save_bundle(run.directory.model, dict(state.shown.state_dict()), info)
-            self._saved = state.step
+    def _write_model(self, weights: dict[str, Tensor], step: int) -> None:
+        run = self._run
+        info = replace(run.bundle, trained={**run.bundle.trained, "step": step})
+        save_bundle(run.directory.model, weights, info)

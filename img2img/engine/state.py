@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,40 +11,63 @@ import torch
 from torch import Tensor, nn
 
 from img2img.engine.average import WeightAverage
+from img2img.engine.losses import StepLosses
 from img2img.engine.optimizers import check_groups, load_optimizer, plain_groups, set_rate
 from img2img.engine.own_state import OwnState
 from img2img.engine.processes import Processes
 from img2img.methods import Method
 
 
-@dataclass
 class LossWindow:
-    """Sums of the losses since the last log line, on the device; reading them is what waits."""
+    """Sums of the losses since the last log line, on the device; reading them is what waits.
 
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    steps: int = 0
+    Args:
+        sums: what to go on from, scalars on the device.
+        steps: how many are in them.
+    """
 
-    def add(self, losses: dict[str, Tensor], share: float = 1.0) -> None:
+    def __init__(self, sums: Mapping[str, Tensor] | None = None, steps: int = 0) -> None:
+        self.steps = steps
+        self._names = tuple(sums or ())
+        self._totals = torch.stack([total.float() for total in sums.values()]) if sums else None
+
+    @property
+    def sums(self) -> dict[str, Tensor]:
+        """The sums by name, in the order in which losses of that name first came."""
+        return {} if self._totals is None else dict(zip(self._names, self._totals, strict=True))
+
+    def add(self, losses: StepLosses, share: float = 1.0) -> None:
         """Take in a step; `share` weighs it where other processes had more or fewer pairs."""
-        for name, value in losses.items():
-            if name in self.sums:
-                self.sums[name].add_(value, alpha=share)
-            else:
-                self.sums[name] = value.detach().float() * share
         self.steps += 1
+        if self._totals is None:
+            self._names, self._totals = losses.names, losses.vector * share
+        elif losses.names == self._names:
+            self._totals.add_(losses.vector, alpha=share)
+        else:
+            self._add_by_name(losses, self._totals, share)
+
+    def _add_by_name(self, losses: StepLosses, totals: Tensor, share: float) -> None:
+        """As a method needs that gives other losses in some steps than in others."""
+        known = dict(zip(self._names, totals, strict=True))
+        new = [name for name in losses if name not in known]
+        for name, value in losses.items():
+            if name in known:
+                known[name].add_(value, alpha=share)
+        if new:
+            self._names += tuple(new)
+            self._totals = torch.cat([totals, torch.stack([losses[name] for name in new]) * share])
 
     def means(self, processes: Processes | None = None) -> dict[str, float]:
         """Mean of each loss over the window and all processes; starts a new window.
 
         Waits for the device, and for the other processes.
         """
-        totals = dict(self.sums)
-        if processes is not None and processes.several and totals:
-            totals = dict(
-                zip(totals, processes.mean(torch.stack(list(totals.values()))), strict=True)
-            )
-        values = {name: total.item() / self.steps for name, total in totals.items()}
-        self.sums, self.steps = {}, 0
+        values: dict[str, float] = {}
+        if self._totals is not None and self._names:
+            totals = self._totals if processes is None else processes.mean(self._totals)
+            sums = zip(self._names, totals.tolist(), strict=True)
+            values = {name: total / self.steps for name, total in sums}
+        self._names, self._totals, self.steps = (), None, 0
         return values
 
 
@@ -75,6 +98,11 @@ class TrainState:
     window_s: float = 0.0
     base_rates: dict[str, list[float]] = field(default_factory=dict)
     average: WeightAverage | None = None
+    # By optimizer and group, the rate that a tensor was last filled with: the tensor, its version
+    # after that, and the rate.
+    _filled: dict[tuple[str, int], tuple[Tensor, int, float]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         if not self.base_rates:
@@ -102,10 +130,22 @@ class TrainState:
             self.average.update(self.method.generator, self.step)
 
     def scale_rates(self, factor: float) -> None:
-        """Set every learning rate to `factor` times what it began with."""
+        """Set every learning rate to `factor` times what it began with.
+
+        One on the device is filled only where it is another already, which its version tells of
+        all but what a recorded step does.
+        """
         for name, optimizer in self.method.optimizers.items():
-            for group, rate in zip(optimizer.param_groups, self.base_rates[name], strict=True):
-                set_rate(group, rate * factor)
+            groups = zip(optimizer.param_groups, self.base_rates[name], strict=True)
+            for index, (group, base) in enumerate(groups):
+                rate, kept = base * factor, group["lr"]
+                if not isinstance(kept, Tensor):
+                    set_rate(group, rate)
+                    continue
+                tensor, version, before = self._filled.get((name, index), (None, -1, 0.0))
+                if tensor is not kept or (version, before) != (kept._version, rate):
+                    set_rate(group, rate)
+                    self._filled[name, index] = kept, kept._version, rate
 
     def own(self) -> OwnState:
         """What only this process has of the state. Waits for the device."""

@@ -26,9 +26,11 @@ class StillValues:
     """Watches one step for what a recording would freeze or could not hold.
 
     A replay runs no Python: a counter, a schedule or a random number of the host's would stay as
-    it was when it was recorded, and nobody would notice. After the context `changed` says what was
-    found, or is None. It looks at attributes of the method, its losses, optimizers and modules:
-    numbers, texts, arrays, generators of random numbers and containers of such.
+    it was when it was recorded, and nobody would notice. Nor would a tensor that each step makes
+    anew from the one before: it would be made from that of the recording for ever. After the
+    context `changed` says what was found, or is None. It looks at attributes of the method, its
+    losses, optimizers and modules: numbers, texts, arrays, tensors, generators of random numbers
+    and containers of such.
 
     Args:
         method: whose step runs inside.
@@ -42,7 +44,7 @@ class StillValues:
 
     def __enter__(self) -> StillValues:
         if self._watch:
-            self._before = dict(_host_values(self._method, self._device))
+            self._before = dict(_kept_values(self._method, self._device))
             self._random = _host_random()
             self._warnings = warnings.catch_warnings(record=True)
             self._told = self._warnings.__enter__()
@@ -70,7 +72,7 @@ class StillValues:
         for other in self._told:
             if other not in waits:
                 warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
-        after = dict(_host_values(self._method, self._device))
+        after = dict(_kept_values(self._method, self._device))
         missing = object()
         moved = [
             name
@@ -81,13 +83,32 @@ class StillValues:
             where = f"{waits[0].filename}, line {waits[0].lineno}"
             self.changed = f"waits for the device ({where})"
         elif moved:
-            self.changed = f"keeps count in Python ({moved[0]} changes from step to step)"
+            name = moved[0]
+            anew = isinstance(after.get(name, self._before.get(name)), _Itself)
+            self.changed = (
+                f"keeps a tensor that each step makes anew ({name}; change it in place)"
+                if anew
+                else f"keeps count in Python ({name} changes from step to step)"
+            )
         elif self._random != _host_random():
             self.changed = "draws random numbers on the host"
 
 
-def _host_values(method: Method, device: torch.device) -> Iterator[tuple[str, Any]]:
-    """By name, what the method and its parts keep on the host, as values that can be compared."""
+class _Itself:
+    """A tensor that equals itself alone, whatever is written into it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor  # or another one could come to lie where it was
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.tensor is self.tensor
+
+    def __hash__(self) -> int:
+        return id(self.tensor)
+
+
+def _kept_values(method: Method, device: torch.device) -> Iterator[tuple[str, Any]]:
+    """By name, what the method and its parts keep, as values that can be compared."""
     objects: list[tuple[str, Any]] = [(type(method).__name__, method)]
     seen: set[int] = set()
     while objects:
@@ -98,6 +119,9 @@ def _host_values(method: Method, device: torch.device) -> Iterator[tuple[str, An
         elif isinstance(item, Tensor):
             if item.device.type != device.type:
                 yield name, item._version
+            # One with a history was computed in the step, as a normalised weight is, and goes.
+            elif item.grad_fn is None:
+                yield name, _Itself(item)
         elif (state := _state_of(item)) is not None:
             yield name, state
         elif id(item) not in seen:
@@ -120,7 +144,11 @@ def _state_of(item: Any) -> Any:
 
 def _parts_of(name: str, item: Any) -> list[tuple[str, Any]]:
     if isinstance(item, Optimizer):
-        return [(f"{name}.param_groups", item.param_groups)]
+        states = enumerate(item.state.values())
+        return [
+            (f"{name}.param_groups", item.param_groups),
+            *((f"{name}.state[{number}]", state) for number, state in states),
+        ]
     if isinstance(item, dict):
         return [(f"{name}[{key!r}]", value) for key, value in item.items()]
     if isinstance(item, (list, tuple, deque)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image as PillowImage
 
 from img2img.files import naming
 from img2img.hookspecs import hookimpl
+from img2img.report.crc32c import crc32c
 
 
 class TensorBoardLogger:
@@ -98,7 +100,6 @@ class EventFile:
 
     def __init__(self, folder: Path) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.summary.writer.record_writer import RecordWriter
 
         with naming(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ class EventFile:
                 break
             except FileExistsError:
                 number += 1
-        self._event, self._writer = Event, RecordWriter(self._file)
+        self._event = Event
         self.add(file_version="brain.Event:2")
 
     def purge(self, step: int) -> None:
@@ -124,7 +125,7 @@ class EventFile:
         try:
             with naming(self.path):
                 event = self._event(wall_time=time.time(), **fields)
-                self._writer.write(event.SerializeToString())
+                self._file.write(_record(event.SerializeToString()))
                 self._file.flush()
         except OSError:
             self.close()
@@ -137,3 +138,15 @@ class EventFile:
         except OSError:
             # What is left in its buffer was told of already. A second time closes without it.
             self._file.close()
+
+
+def _record(data: bytes) -> bytes:
+    """Bytes as TensorFlow's record files have them: length, its checksum, bytes, their checksum."""
+    length = struct.pack("<Q", len(data))
+    return length + _checksum(length) + data + _checksum(data)
+
+
+def _checksum(data: bytes) -> bytes:
+    # Masked, as that format has it: of data that hold checksums of their own it says little.
+    word = crc32c(data)
+    return struct.pack("<I", ((word >> 15 | word << 17) + 0xA282EAD8) & 0xFFFFFFFF)
