@@ -82,13 +82,15 @@ class SyncBatchNorm(nn.SyncBatchNorm):
             return
         assert self.num_batches_tracked is not None
         assert self.running_mean is not None and self.running_var is not None
-        some = count > 1
+        some = (count > 1).to(self.running_mean.dtype)
         unbiased = variance * (count / (count - 1).clamp_min(1))
-        self.num_batches_tracked.add_(some)
+        self.num_batches_tracked.add_(count > 1)
         taken = (
-            1 / self.num_batches_tracked.clamp_min(1) if self.momentum is None else self.momentum
+            self.momentum
+            if self.momentum is not None
+            else 1 / self.num_batches_tracked.clamp_min(1).to(some.dtype)
         )
-        taken = (taken * some).to(self.running_mean.dtype)
+        taken = taken * some
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), taken)
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), taken)
 

@@ -234,6 +234,18 @@ def method_with(discriminator):
     return Pix2Pix(lambda i, o: nn.Conv2d(i, o, 1), discriminator, losses, 3, 3, True)
 
 
+def test_feature_matching_under_torch_compile():
+    """What is compiled runs no hooks that come later; the loss must not depend on that."""
+    torch.manual_seed(0)
+    network = PatchGAN16(3, width=2)
+    real, fake = torch.randn(2, 1, 3, 32, 32)
+    loss = FeatureMatching()
+    before = loss.generator_loss(network, real, fake)
+    network.compile(backend="eager")
+    network(real)
+    torch.testing.assert_close(loss.generator_loss(network, real, fake), before, rtol=0, atol=0)
+
+
 def test_a_step_with_feature_matching():
     torch.manual_seed(0)
     method = method_with(lambda channels: PatchGAN16(channels, width=4))

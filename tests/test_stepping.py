@@ -8,10 +8,12 @@ import subprocess
 import sys
 import warnings
 from collections import deque
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fake_cuda import fake_graphs
 from torch import nn
 
 from img2img.discriminators import PatchGAN16
@@ -126,6 +128,58 @@ def decay(method):
 )
 def test_what_a_recording_would_freeze_is_found(each_step, said):
     assert said in changed(Linear(each_step))
+
+
+def test_a_watched_step_s_own_warnings_are_passed_on():
+    method = Linear(lambda method: warnings.warn("mind this", UserWarning, stacklevel=1))
+    method.step(*pairs(1)[0])
+    with pytest.warns(UserWarning, match="mind this") as told:
+        with StillValues(method, CPU):
+            method.step(*pairs(1)[0])
+        assert [Path(warning.filename).name for warning in told] == [Path(__file__).name]
+
+
+def average(method):
+    method.average = method.average * 0.9 + 0.1
+
+
+def average_in_place(method):
+    method.average.mul_(0.9).add_(0.1)
+
+
+def average_in_list(method):
+    method.history[:] = [method.average + 1]
+
+
+def momentum(method):
+    for values in method.optimizers["generator"].state.values():
+        values["exp_avg"] = values["exp_avg"].clone()
+
+
+def normalised(method):
+    """As torch.nn.utils.spectral_norm leaves a weight: computed from parameters in each step."""
+    method.part.weight = method.generator.weight * 2
+
+
+@pytest.mark.parametrize(
+    ("each_step", "said"),
+    [
+        (average, "(Linear.average; change it in place)"),
+        (average_in_list, "(Linear.history[0]; change it in place)"),
+        (momentum, "(Linear.optimizers['generator'].state[1]['exp_avg']; change it in place)"),
+        (average_in_place, None),
+        (normalised, None),
+    ],
+)
+def test_a_tensor_that_each_step_makes_anew_is_found(each_step, said):
+    """A replay would make it from that of the recording, whose memory may be another's by then."""
+    method = Linear(each_step)
+    method.average = torch.zeros(2)
+    found = changed(method)
+    if said is None:
+        assert found is None
+    else:
+        assert found == f"keeps a tensor that each step makes anew {said}"
 
 
 def schedule(method):
@@ -248,8 +302,7 @@ def test_steps_are_replayed_after_a_few(recordings):
 
 def test_a_recording_that_fails_leaves_no_trace(monkeypatch):
     """Not even of a step that breaks off while the discriminator is held still."""
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
-    monkeypatch.setattr(torch.cuda, "graph", lambda *args, **options: contextlib.nullcontext())
+    streams = fake_graphs(monkeypatch, None)
     first, second = pairs(2)
     calls = []
 
@@ -262,10 +315,12 @@ def test_a_recording_that_fails_leaves_no_trace(monkeypatch):
 
     method = pix2pix(extra=[WeightedLoss("once", 1.0, Once())])
     method.step(*first)
-    recording, reason = Recording.of(method, *second, None)
+    recording, reason = Recording.of(method, *second, streams.own)
     assert (recording, reason) == (None, "cannot be recorded (RuntimeError: cannot be captured)")
     parameters = [p for network in method.networks.values() for p in network.parameters()]
     assert all(p.requires_grad and p.grad is None for p in parameters)
+    # torch may have left that of the recording as the current one.
+    assert streams.set == [streams.current]
     method.step(*second)
 
 
@@ -498,3 +553,34 @@ def test_noise_of_recorded_steps_is_fresh():
     seen = [step(source, target, number)["l1"].item() for number in range(1, 9)]
     assert step.captured and len(set(seen)) == len(seen)
     assert Recording  # the real one
+
+
+@GPU
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_training_goes_on_after_a_recording_that_cuda_ended():
+    """With noise, and tensors that two streams used, whose memory must come back."""
+    device = torch.device("cuda")
+
+    class Ended(nn.Module):
+        """Waits for the device where nobody may, which the eager steps before do not show."""
+
+        def forward(self, output, target):
+            if torch.cuda.is_current_stream_capturing():
+                torch.cuda.synchronize()
+            return (output - target).square().mean()
+
+    method = pix2pix(device, dropout=0.5, extra=[WeightedLoss("ended", 1.0, Ended())])
+    with pytest.warns(RuntimeWarning, match="cannot be recorded"):
+        step = Stepper(method, device)
+        before = torch.cuda.current_stream(device)
+        taken = []
+        for number, (source, target) in enumerate(pairs(60, device=device), 1):
+            side = torch.cuda.Stream(device)
+            copied = source.clone()
+            copied.record_stream(side)
+            step(copied, target, number)
+            del copied
+            taken.append(torch.cuda.memory_allocated(device))
+    assert not step.captured
+    assert torch.cuda.current_stream(device) == before
+    assert max(taken[-10:]) <= max(taken[10:20])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from img2img.engine.losses import StepLosses
 from img2img.methods import Method
 
 
@@ -40,7 +42,7 @@ class Recording:
         graph: torch.cuda.CUDAGraph,
         source: Tensor,
         target: Tensor,
-        losses: dict[str, Tensor],
+        losses: StepLosses,
     ) -> None:
         self._graph, self._source, self._target, self._losses = graph, source, target, losses
 
@@ -58,14 +60,17 @@ class Recording:
         # Gradients are made anew inside, in memory that belongs to the recording.
         for parameter in parameters:
             parameter.grad = None
-        graph = torch.cuda.CUDAGraph()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        current = torch.cuda.current_stream(stream.device)
         try:
             # Other threads, such as NCCL's watchdog, may ask the device something meanwhile, which
             # the default mode would not allow.
-            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-                losses = method.step(source, target)
+            with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+                # As one vector in here, so that a replay leaves it ready.
+                losses = StepLosses.of(method.step(source, target), source.device)
         # CUDA tells what it will not record in many ways, and then the step simply runs as it is.
         except Exception as error:
+            _recover(current, pool)
             # What a step that broke off in its middle left behind, gradients never computed too.
             for parameter, before in zip(parameters, trained, strict=True):
                 parameter.requires_grad_(before)
@@ -78,7 +83,7 @@ class Recording:
         """Whether batches have the shapes that were recorded."""
         return source.shape == self._source.shape and target.shape == self._target.shape
 
-    def replay(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
+    def replay(self, source: Tensor, target: Tensor) -> StepLosses:
         """The step on these batches (B, C, H, W); its losses, overwritten by the next replay."""
         self._source.copy_(source, non_blocking=True)
         self._target.copy_(target, non_blocking=True)
@@ -88,3 +93,19 @@ class Recording:
     def close(self) -> None:
         """Give the recording's memory back. NCCL does not end while collectives are recorded."""
         self._graph.reset()
+
+
+def _recover(stream: torch.cuda.Stream, pool: tuple[int, int]) -> None:
+    """Undo what torch before 2.13 leaves behind where CUDA ends a recording.
+
+    There the recording's stream stays the current one; the next dropout fails, because random
+    numbers count as being recorded; and no memory that two streams used is ever given back.
+    """
+    torch.cuda.set_stream(stream)
+    device = stream.device.index
+    # Later versions have done all of it, and say so by an error.
+    with contextlib.suppress(Exception):
+        torch._C._cuda_endAllocateToPool(device, pool)
+    with contextlib.suppress(Exception):
+        generator = torch.cuda.default_generators[device]
+        generator.graphsafe_set_state(generator.clone_state())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MethodType
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +46,16 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def make_current(device: torch.device) -> torch.device:
+    """Have all that asks for "the" GPU, as an event on its clock does, mean this one from now on.
+
+    For programs that work on one device and then end.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
 def resolve_precision(name: str, device: torch.device) -> Resolved:
     """`auto` is bfloat16 where the device computes in it natively, else float32.
 
@@ -51,7 +63,8 @@ def resolve_precision(name: str, device: torch.device) -> Resolved:
         RequestError: bfloat16 on a device that has none.
     """
     if device.type == "cuda":
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # it asks for that of the current one
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
         native = _cpu_has_bfloat16()
     else:
@@ -76,6 +89,32 @@ def set_precision(network: nn.Module, precision: Resolved) -> nn.Module:
         # Bound to the network, so that a deep copy's forward is the copy's own.
         network.forward = MethodType(_forward_in_bfloat16, network)
     return network
+
+
+def set_full_float32(network: nn.Module) -> nn.Module:
+    """Make a network on a GPU compute in float32 without TensorFloat-32, which keeps 10 bits."""
+    network.forward = MethodType(_forward_in_full, network)
+    return network
+
+
+@contextmanager
+def tensor_float32(allowed: bool) -> Iterator[None]:
+    """Whether GPUs may round float32 to TensorFloat-32 in products and convolutions."""
+    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
+    before = [place.allow_tf32 for place in places]
+    for place in places:
+        place.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        for place, was in zip(places, before, strict=True):
+            place.allow_tf32 = was
+
+
+def _forward_in_full(network: nn.Module, images: Tensor) -> Tensor:
+    with tensor_float32(False):
+        output: Tensor = type(network).forward(network, images)
+    return output
 
 
 def _forward_in_bfloat16(network: nn.Module, images: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from img2img.engine.capture import Recording, make_capturable
+from img2img.engine.losses import StepLosses
 from img2img.engine.memory import is_memory
 from img2img.engine.watching import StillValues
 from img2img.errors import Img2ImgError
@@ -50,6 +51,7 @@ class Stepper:
         self._stream: torch.cuda.Stream | None = None
         self._eager_left = EAGER_STEPS
         self._odd_told = False
+        self._benchmark = torch.backends.cudnn.benchmark
         if device.type == "cuda":
             # All steps have the same shapes, so that trying all algorithms once is worth it.
             torch.backends.cudnn.benchmark = True
@@ -66,15 +68,16 @@ class Stepper:
         return self._recording is not None
 
     def close(self) -> None:
-        """Let go of what was recorded."""
+        """Let go of what was recorded, and of what was set for all of the process."""
+        torch.backends.cudnn.benchmark = self._benchmark
         if self._recording is not None:
             self._recording.close()
         self._recording = self._stream = None
 
     def __call__(
         self, source: Tensor, target: Tensor, number: int, *, alike: bool = True
-    ) -> dict[str, Tensor]:
-        """Step `number` (from 1) on a batch (B, C, H, W): its losses, scalars on the device.
+    ) -> StepLosses:
+        """Step `number` (from 1) on a batch (B, C, H, W): its losses, on the device.
 
         They are overwritten by the next step. A step that differs from the others in more than its
         images (not `alike`) is none to record or to replay.
@@ -98,7 +101,7 @@ class Stepper:
 
     def _before_recording(
         self, stream: torch.cuda.Stream, source: Tensor, target: Tensor, number: int
-    ) -> dict[str, Tensor]:
+    ) -> StepLosses:
         """An eager step on the stream that will be recorded; records the next after the last."""
         last = self._eager_left == 1
         current = torch.cuda.current_stream(stream.device)
@@ -113,7 +116,6 @@ class Stepper:
             tensor.record_stream(stream)
         self._eager_left -= 1
         if last:
-            losses = {name: value.clone() for name, value in losses.items()}
             reason = still.changed
             if reason is None:
                 self._recording, reason = Recording.of(self.method, source, target, stream)
@@ -122,7 +124,7 @@ class Stepper:
                 _say_eager(self.method, reason)
         return losses
 
-    def _eager(self, source: Tensor, target: Tensor, number: int) -> dict[str, Tensor]:
+    def _eager(self, source: Tensor, target: Tensor, number: int) -> StepLosses:
         name = type(self.method).__name__
         try:
             losses = self.method.step(source, target)
@@ -135,7 +137,13 @@ class Stepper:
             ) from error
         if not isinstance(losses, dict) or not all(isinstance(v, Tensor) for v in losses.values()):
             raise Img2ImgError(f"{name}.step must return its losses as a dict of tensors")
-        return losses
+        for loss, value in losses.items():
+            if value.numel() != 1:
+                raise Img2ImgError(
+                    f"{name}.step must return a single number for each loss, and {loss!r} is of "
+                    f"shape {tuple(value.shape)}"
+                )
+        return StepLosses.of(losses, source.device)
 
 
 def _say_eager(method: Method, reason: str) -> None:

@@ -46,10 +46,12 @@ class FeatureMatching(nn.Module):
             raise ValueError(
                 f"feature_matching needs a discriminator made of modules, not {discriminate!r}"
             )
+        # Its forward and not itself, which torch.compile may have taken over: what is compiled runs
+        # no hooks that came later.
         with recorded(discriminate) as wanted, torch.no_grad():
-            discriminate(real)
+            discriminate.forward(real)
         with recorded(discriminate) as found:
-            discriminate(fake)
+            discriminate.forward(fake)
         if not found:
             self.check_discriminator(discriminate)
             raise ValueError(
