@@ -41,6 +41,39 @@ def recipe(tmp_path):
     return path
 
 
+class Replacing(nn.Module):
+    """A shared weight, and a buffer that is another tensor after each step."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(2, 2)
+        self.second = nn.Linear(2, 2)
+        self.second.weight = self.first.weight
+        self.register_buffer("seen", torch.zeros(3))
+        self.register_buffer("nothing", None)
+
+
+def test_a_shared_weight_counts_once_and_a_replaced_buffer_is_followed():
+    network = Replacing()
+    average = WeightAverage(network, 0.0)  # all of the new
+    network.seen = torch.full((3,), 5.0)
+    with torch.no_grad():
+        network.first.weight.fill_(2.0)
+    average.update(network, 1)
+    for name, value in network.state_dict().items():
+        assert torch.allclose(average.network.state_dict()[name], value), name
+    half = WeightAverage(network, 0.5)
+    with torch.no_grad():
+        network.first.weight.fill_(4.0)
+    half.update(network, 100)
+    assert half.network.second.weight.unique().tolist() == [3.0]
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.first.weight.fill_(9.0)
+    half.update(other, 100)
+    assert half.network.second.weight.unique().tolist() == [6.0]
+
+
 def test_it_is_the_moving_average():
     """Beside sums written out by hand: decay d keeps min(d, (1 + n) / (10 + n))."""
     torch.manual_seed(0)

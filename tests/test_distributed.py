@@ -7,10 +7,13 @@ import re
 import signal
 import socket
 import sys
+import threading
 import time
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import torch.utils.tensorboard.writer  # before it is forked, not in each process
@@ -22,13 +25,16 @@ import img2img
 from img2img import training
 from img2img.assemble import assemble
 from img2img.cli import main as command_line
+from img2img.data.loading import Batch
+from img2img.engine import gradients, link
 from img2img.engine.checkpoint import find_checkpoints
 from img2img.engine.directory import RunDirectory
-from img2img.engine.gradients import average_statistics, buckets
+from img2img.engine.gradients import MeanGradients, average_statistics, buckets, make_alike
 from img2img.engine.joining import joined
 from img2img.engine.processes import Processes, from_environment
 from img2img.errors import DataError, Img2ImgError, RequestError, SaidElsewhere
 from img2img.layers import SyncBatchNorm
+from img2img.resuming import _check_batch
 
 RECIPE = """
 name = "tiny"
@@ -60,6 +66,10 @@ log_every = 1
 sample_every = 100
 checkpoint_every = 100
 """
+# A process whose first backward pass comes after a `torch.export`, as the tests of exports bring
+# about, starts threads with it, and what is forked from it can train no more. So it is done now,
+# before any test.
+torch.ones(1, requires_grad=True).sum().backward()
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
 
 
@@ -198,6 +208,61 @@ def test_plain_batch_norm_is_that_of_each_process(tmp_path, recipe, monkeypatch)
     assert two != pytest.approx(one, rel=3e-5)
 
 
+def gradients_by_hand(rank):
+    """Least squares on 3 + 2 + 0 of five images, against its own formula in float64."""
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(5, 3, 2, 2)), random.normal(size=(5, 4))
+    first, second = random.normal(size=(4, 3, 2, 2)), random.normal(size=4)
+    gradients.BUCKET_BYTES = 8 * first.size + 1  # so that there are two
+    with joined("cpu") as processes:
+        conv = nn.Conv2d(3, 4, 2).double().to(memory_format=torch.channels_last)
+        frozen = nn.Linear(2, 2)
+        if rank == 0:
+            with torch.no_grad():
+                conv.weight.copy_(torch.tensor(first))
+                conv.bias.copy_(torch.tensor(second))
+        networks = {"conv": conv, "frozen": frozen.requires_grad_(False)}
+        own = torch.optim.SGD([*conv.parameters(), *frozen.parameters()], lr=0.5)
+        other = torch.optim.SGD([conv.bias], lr=0.25)
+        method = SimpleNamespace(networks=networks, optimizers={"own": own, "other": other})
+        make_alike(method, processes)
+        mean = MeanGradients(method, processes)
+        part = [slice(0, 3), slice(3, 5), slice(0, 1)][rank]
+        source, target = torch.tensor(x[part]), torch.tensor(y[part])
+        share = [9 / 5, 6 / 5, 0.0][rank]
+        for _ in range(2):
+            mean.weigh(Batch(source, target, (), 5, share))
+            assert not mean.even
+            conv.zero_grad()
+            (conv(source).flatten(1) - target).square().mean().backward()
+            own.step()
+            other.step()
+        flat = first.reshape(4, -1)
+        for _ in range(2):
+            error = x.reshape(5, -1) @ flat.T + second - y
+            flat = flat - 0.5 * 2 * error.T @ x.reshape(5, -1) / error.size
+            second = second - 0.75 * 2 * error.sum(0) / error.size
+        weight, bias = conv.weight.detach().numpy(), conv.bias.detach().numpy()
+        np.testing.assert_allclose(weight.reshape(4, -1), flat, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(bias, second, rtol=1e-12, atol=1e-13)
+        assert conv.weight.is_contiguous(memory_format=torch.channels_last)
+        assert frozen.weight.grad is None
+        mean.weigh(Batch(source, target, (), 6, 1.0))
+        assert mean.even
+        # What cannot be averaged is refused, in all of them.
+        for kind, message in (("closure", "a closure"), ("differing", "differ in what")):
+            wrong = torch.optim.SGD(conv.parameters(), lr=0.1)
+            MeanGradients(SimpleNamespace(networks={}, optimizers={kind: wrong}), processes)
+            if kind == "differing" and rank == 1:
+                conv.bias.grad = None
+            with pytest.raises(Img2ImgError, match=message):
+                wrong.step((lambda: 0.0) if kind == "closure" else None)
+
+
+def test_gradients_are_the_formula_of_all_pairs(tmp_path):
+    together(3, gradients_by_hand, tmp_path)
+
+
 def norm_as_in_one(rank):
     """SyncBatchNorm on parts of 5 + 1 (+ 0) images against BatchNorm2d on all six."""
     with joined("cpu"):
@@ -234,6 +299,19 @@ def norm_as_in_one(rank):
                     getattr(mine, name), getattr(theirs, name).float(), rtol=1e-4, atol=1e-5
                 )
             assert mine.num_batches_tracked == 1
+        # A single value a channel, of all processes: no statistics, and no gradient but the bias's.
+        alone = SyncBatchNorm(3)
+        alone.share = [3.0, 0.0, 0.0][rank]
+        torch.nn.init.constant_(alone.bias, 0.5)
+        one = torch.full((1, 3, 1, 1), 7.0 + rank, requires_grad=True)
+        out = alone(one)
+        out.sum().backward()
+        if rank == 0:
+            assert one.grad.abs().max() == 0
+            assert torch.equal(out, torch.full((1, 3, 1, 1), 0.5))
+        assert alone.running_mean.tolist() == [0, 0, 0]
+        assert alone.running_var.tolist() == [1, 1, 1]
+        assert alone.num_batches_tracked == 0
         # On shapes alone it asks nobody.
         SyncBatchNorm(3, device="meta")(torch.empty(2, 3, 4, 4, device="meta"))
 
@@ -329,6 +407,21 @@ def test_all_stop_after_one_step_and_go_on_to_the_same_end(tmp_path, recipe):
     assert not torch.equal(whole["loose/random.cpu"], whole["loose/process1.random.cpu"])
 
 
+@pytest.mark.parametrize(
+    ("was", "batch_size", "count", "told"),
+    [
+        (1, 1, 2, "1 pair a step .* and 2 processes .* would take 2: start 1 process$"),
+        (4, 8, 1, r"and 1 process with .* would take 8: give --set train\.batch_size=4$"),
+        (4, 3, 3, r"start 1 or 2 or 4 processes, with a train\.batch_size that fits$"),
+    ],
+)
+def test_another_batch_than_the_run_s_is_refused_with_a_way_out(
+    tmp_path, was, batch_size, count, told
+):
+    with pytest.raises(RequestError, match=told):
+        _check_batch(was, batch_size, count, RunDirectory(tmp_path))
+
+
 def test_another_number_of_processes_goes_on_with_the_same_batch(tmp_path, recipe):
     out = tmp_path / "run"
     together(2, partial(train, recipe=recipe, out=out, train__steps=3), tmp_path)
@@ -340,7 +433,7 @@ def test_another_number_of_processes_goes_on_with_the_same_batch(tmp_path, recip
     started = Started(3, lambda rank: command(rank, *arguments), tmp_path)
     assert started.codes() == [2, 2, 2], started.said()
     assert started.said().count("was started with 4 pairs a step") == 1
-    assert "start 1 or 2 or 4 processes" in started.said()
+    assert "would take 6: start 2 processes" in started.said()
     with pytest.warns(RuntimeWarning, match="saved by 2 processes and goes on with 1"):
         train(0, recipe, out, resume=True, train__batch_size=4)
     assert len(losses(out)) == 6
@@ -436,6 +529,86 @@ def test_one_that_fails_ends_all(tmp_path, recipe, monkeypatch, how):
         assert not out.exists()
 
 
+def asked_while_it_prepares(rank):
+    try:
+        with joined("cpu"):
+            try:
+                if rank:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    time.sleep(20)
+            except Exception:
+                print("explained as a mistake")
+            torch.distributed.barrier()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SaidElsewhere as error:
+        sys.exit(error.exit_code)
+
+
+def test_sigterm_before_training_passes_whatever_catches_exceptions(tmp_path):
+    started = Started(2, asked_while_it_prepares, tmp_path)
+    assert started.codes() == [130, 130], started.said()
+    assert "explained" not in started.said()
+
+
+@pytest.fixture
+def linked(monkeypatch):
+    """Processes 0 and 1 of three, the last of which is gone, without a network between them."""
+    for name, seconds in {"LISTENING": 0.02, "ROLL_CALL": 0.2, "PRECEDENCE": 0.02}.items():
+        monkeypatch.setattr(link, name, seconds)
+    made = []
+
+    def links(world_size=3):
+        store = torch.distributed.HashStore()
+        made.extend(link.Link(store, None, rank, world_size) for rank in (0, 1))
+        return [Processes(rank, world_size, rank, world_size, 0, made[rank - 2]) for rank in (0, 1)]
+
+    yield links
+    for each in made:
+        each.cut()
+
+
+GONE = RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
+
+
+def test_what_a_lost_process_leaves_is_told_by_who_wrote_it(linked):
+    _, other = linked()
+    told = other.link.explain(GONE)
+    assert re.search("lost.*training had not begun", str(told)), told
+    main, other = linked()
+    main.note_saved(None)
+    assert "nothing was saved yet" in str(other.link.explain(GONE))
+    main, other = linked()
+    main.note_saved(5)
+    other.note_saved(10)  # ahead of the main one, which is still writing
+    assert "--resume goes on from step 5," in str(other.link.explain(GONE))
+    # Once is enough.
+    assert isinstance(main.link.explain(GONE), SaidElsewhere)
+
+
+def test_a_signal_because_another_was_lost_is_no_interruption(linked, monkeypatch):
+    _, other = linked()
+    asked = Img2ImgError("interrupted")
+    asked.__context__ = KeyboardInterrupt()
+    told = other.link.explain(asked)
+    assert "lost: killed" in str(told)
+    monkeypatch.setattr(link, "ROLL_CALL", 10)  # over as soon as all have answered
+    _, other = linked(world_size=2)
+    assert other.link.explain(asked) is asked
+
+
+def test_who_holds_the_notes_waits_for_the_others_to_read_them(linked, monkeypatch):
+    monkeypatch.setattr(link, "ROLL_CALL", 0.6)
+    main, other = linked(world_size=2)
+    leaving = threading.Thread(target=main.link.explain, args=(Img2ImgError("full"),))
+    leaving.start()
+    time.sleep(0.8)  # longer than a roll call: the other is there, and late
+    assert leaving.is_alive()
+    assert isinstance(other.link.explain(GONE), SaidElsewhere)
+    leaving.join(5)
+    assert not leaving.is_alive()
+
+
 def no_data(*arguments, **options):
     if os.environ["RANK"] == "1":
         raise DataError("the data of process 1 is missing")
@@ -491,6 +664,19 @@ def test_torchrun_starts_again_what_was_killed(tmp_path, recipe):
         2, partial(train, recipe=recipe, out=tmp_path / "whole", generator__dropout=0.5), tmp_path
     )
     assert_same(everything(tmp_path / "whole"), everything(tmp_path / "run"))
+
+
+def look_in_turn(rank, folder):
+    with joined("cpu") as processes, processes.first_on_each_machine():
+        if rank:
+            assert (folder / "listed").exists()
+        else:
+            time.sleep(0.3)
+            (folder / "listed").touch()
+
+
+def test_one_process_of_a_machine_lists_the_data_for_all(tmp_path):
+    together(3, partial(look_in_turn, folder=tmp_path), tmp_path)
 
 
 # The environment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,18 +24,35 @@ class WeightAverage:
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.network = copy.deepcopy(network).requires_grad_(False)
+        # Walking through the modules in each step would take as long as all the rest of it.
+        self._own, self._theirs = _places(self.network), _places(network)
+        self._network = network
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
         """Take in the network after step `step` (from 1); asks the device for nothing."""
         taken = 1 - min(self.decay, (1 + step) / (10 + step))
-        own, new = _tensors(self.network), _tensors(network)
-        averaged = [i for i, tensor in enumerate(own) if tensor.is_floating_point()]
-        torch._foreach_lerp_([own[i] for i in averaged], [new[i] for i in averaged], taken)
-        for mine, theirs in zip(own, new, strict=True):
-            if not mine.is_floating_point():  # a count of batches
-                mine.copy_(theirs)
+        if network is not self._network:
+            self._network, self._theirs = network, _places(network)
+        both = [
+            (mine[name], theirs[name])
+            for (mine, name), (theirs, _) in zip(self._own, self._theirs, strict=True)
+        ]
+        averaged = [pair for pair in both if pair[0].is_floating_point()]
+        counts = [pair for pair in both if not pair[0].is_floating_point()]  # of batches
+        torch._foreach_lerp_([pair[0] for pair in averaged], [pair[1] for pair in averaged], taken)
+        if counts:
+            torch._foreach_copy_([pair[0] for pair in counts], [pair[1] for pair in counts])
 
 
-def _tensors(network: nn.Module) -> list[Tensor]:
-    return [*network.parameters(), *network.buffers()]
+def _places(network: nn.Module) -> list[tuple[dict[str, Tensor], str]]:
+    """Where its weights and buffers are found, also if a module puts another tensor there."""
+    places: list[tuple[dict[str, Tensor], str]] = []
+    seen: set[int] = set()
+    for module in network.modules():
+        for members in (module._parameters, module._buffers):
+            for name, tensor in members.items():
+                if tensor is not None and id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    places.append((cast(dict[str, Tensor], members), name))
+    return places

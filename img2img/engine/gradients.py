@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from img2img.data.loading import Batch
 from img2img.engine.processes import Processes
+from img2img.errors import Img2ImgError
 from img2img.layers import SyncBatchNorm
 from img2img.methods import Method
 
@@ -29,7 +30,9 @@ class MeanGradients:
     turns `requires_grad` off and on between.
 
     A parameter without a gradient is passed over; it must then have none in any process, which is
-    so for every method that takes the same path whatever the images.
+    so for every method that takes the same path whatever the images. It is looked at before each
+    optimizer's first step, because processes that average different things end with an abort or
+    never.
 
     Attributes:
         share: the weight of this process's gradients in the next step.
@@ -43,7 +46,8 @@ class MeanGradients:
 
     def __init__(self, method: Method, processes: Processes) -> None:
         self.share, self.even = 1.0, True
-        self._world_size = processes.world_size
+        self._processes, self._world_size = processes, processes.world_size
+        self._unchecked = {id(optimizer): name for name, optimizer in method.optimizers.items()}
         self._norms: list[SyncBatchNorm] = []
         if not processes.several:
             return
@@ -61,14 +65,43 @@ class MeanGradients:
     @torch.no_grad()
     def _average(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        name = self._unchecked.pop(id(optimizer), None)
+        if name is not None:
+            self._check(name, [*args[1:], *kwargs.values()], parameters)
         found = [_as_stored(p, p.grad) for p in parameters if p.grad is not None]
+        # One travels while the one before it is unpacked and the next is packed.
+        last: tuple[Tensor, list[Tensor], Any] | None = None
         for gradients in buckets(found, BUCKET_BYTES):
             flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
             if self.share != 1:
                 flat.mul_(self.share)
-            dist.all_reduce(flat)
+            before, last = last, (flat, gradients, dist.all_reduce(flat, async_op=True))
+            self._unpack(before)
+        self._unpack(last)
+
+    def _unpack(self, arriving: tuple[Tensor, list[Tensor], Any] | None) -> None:
+        if arriving is not None:
+            flat, gradients, work = arriving
+            work.wait()
             flat.div_(self._world_size)
             _copy_back(flat, gradients)
+
+    def _check(self, name: str, arguments: list[Any], parameters: list[Tensor]) -> None:
+        """Raise an Img2ImgError, in all processes, where gradients cannot be averaged."""
+        closure = any(callable(argument) for argument in arguments)
+        having = [parameter.grad is not None for parameter in parameters]
+        told = self._processes.gather((name, closure, having))
+        if any(closure for _, closure, _ in told):
+            raise Img2ImgError(
+                f"the method gives its optimizer {name!r} a closure, whose gradients come too late "
+                f"to be averaged over processes; train it with one process"
+            )
+        if any(other != told[0] for other in told):
+            raise Img2ImgError(
+                f"processes differ in what they train at the first step of the optimizer {name!r}: "
+                f"a method must call its optimizers in one order, and give the same parameters "
+                f"gradients, whatever the images and the process"
+            )
 
 
 def make_alike(method: Method, processes: Processes) -> None:

@@ -19,7 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from img2img.engine.link import TIMEOUT, Link
 from img2img.engine.processes import Processes, from_environment
-from img2img.errors import Img2ImgError, Interrupted, RequestError, SaidElsewhere
+from img2img.errors import Img2ImgError, RequestError, SaidElsewhere
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store  # torch.distributed's own, which has no types
@@ -135,4 +135,5 @@ def _on_signal(handler: Any) -> Any:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    raise Interrupted("stopped before training began, or after it ended; --resume goes on")
+    # As Ctrl-C: what goes on after any Exception, or explains it as a mistake, lets this pass.
+    raise KeyboardInterrupt

@@ -24,6 +24,9 @@ TIMEOUT = timedelta(minutes=30)
 # In seconds: how often a process looks for a roll call, how long it has to answer, and how much
 # longer the main one has to speak first.
 LISTENING, ROLL_CALL, PRECEDENCE = 0.5, 2.0, 0.5
+# In seconds: how long the process that holds the notes waits for the others to have read them. Some
+# hear of the end only when it closes its connections, by ending.
+LEAVING = 4.0
 # How long a process may go on after one was lost, in seconds: saving, or held by NCCL, which waits
 # for the lost one inside the device and hears of nothing.
 LAST_WORK = 60.0
@@ -44,11 +47,15 @@ class Link:
 
     def __init__(self, store: Store, host: dist.ProcessGroup, rank: int, world_size: int):
         self.host = host
-        self.saved_step: int | None = None
         self._store, self._rank, self._world_size = store, rank, world_size
         self._over, self._called = threading.Event(), threading.Event()
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
+
+    def note_saved(self, step: int | None) -> None:
+        """Leave word of the step that a restart would go on from; None where there is none yet."""
+        with contextlib.suppress(RuntimeError):  # torchrun is gone: training goes on without it
+            self._store.set("saved", json.dumps(step))
 
     def explain(self, error: BaseException) -> BaseException:
         """What this process ends with, so that each thing is said once. The link is cut.
@@ -59,8 +66,9 @@ class Link:
         """
         if isinstance(error, SaidElsewhere):
             self.cut(failed=True)
+            self._linger()
             return error
-        if not _by_another(error):
+        if not _by_another(error) and not self._asked_for_another(error):
             code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, "exit_code", 1)
             # Before the others notice that this one is gone; where the store lived in it, after.
             with contextlib.suppress(RuntimeError):
@@ -104,10 +112,34 @@ class Link:
         else:
             root = _chain(error)[-1]
             what = f"the processes lost each other ({' '.join(str(root).split())[:200]})"
-        goes_on = "nothing was saved yet"
-        if self.saved_step is not None:
-            goes_on = f"--resume goes on from step {self.saved_step}"
-        return f"{what}; {goes_on}, and torchrun --max-restarts N does so by itself"
+        restarts, most = (
+            int(os.environ.get(f"TORCHELASTIC_{name}", "0"))
+            for name in ("RESTART_COUNT", "MAX_RESTARTS")
+        )
+        by_itself = "torchrun --max-restarts N does so by itself"
+        if restarts < most:
+            by_itself = f"torchrun does so by itself now (restart {restarts + 1} of {most})"
+        return f"{what}; {self._goes_on()}, and {by_itself}"
+
+    def _goes_on(self) -> str:
+        try:
+            if not self._store.check(["saved"]):
+                return "training had not begun, the same command starts again"
+            step = json.loads(self._store.get("saved"))
+        except RuntimeError:
+            return "--resume goes on from the last checkpoint"
+        if step is None:
+            return "nothing was saved yet, the same command with --resume begins anew"
+        return f"--resume goes on from step {step}"
+
+    def _asked_for_another(self, error: BaseException) -> bool:
+        """Whether a signal came from torchrun because another was lost, and not from a user."""
+        if not any(isinstance(part, KeyboardInterrupt) for part in _chain(error)):
+            return False
+        with contextlib.suppress(RuntimeError):
+            self._store.add("roll call", 0)  # calls, and leaves it to others to speak first
+            return bool(self._missing()) and self._ended() is None
+        return False
 
     def _missing(self) -> list[int]:
         """Ranks that do not answer."""
@@ -137,9 +169,20 @@ class Link:
             os._exit(1)
 
     def _linger(self) -> None:
-        # The store ends with this process unless it is torchrun's, and the others look into it.
-        if not self._rank and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-            time.sleep(ROLL_CALL + 2 * PRECEDENCE)
+        """Leave word that this process has read all it wanted; who holds the store waits for it."""
+        own = self._rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+        with contextlib.suppress(RuntimeError):
+            self._store.set(f"left/{self._rank}", "")
+            if not own:
+                return
+            # The store ends with this process, and on a busy machine the others take their time.
+            self._store.add("roll call", 0)
+            staying, began = list(range(1, self._world_size)), time.monotonic()
+            while staying and (waited := time.monotonic() - began) < LEAVING:
+                staying = [rank for rank in staying if not self._store.check([f"left/{rank}"])]
+                if waited > ROLL_CALL + 2 * PRECEDENCE:  # those that are lost leave no word
+                    staying = [rank for rank in staying if self._store.check([f"here/{rank}"])]
+                time.sleep(0.05)
 
     def _ended(self) -> int | None:
         """The exit code of one that told why it ended."""

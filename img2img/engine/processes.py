@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -60,6 +61,18 @@ class Processes:
         if self.link is not None:
             dist.all_reduce(torch.zeros(1), group=self.link.host)
 
+    @contextmanager
+    def first_on_each_machine(self) -> Iterator[None]:
+        """A context that one process of each machine leaves before the others enter it.
+
+        All enter it together; where one raises, the others do not go on alone.
+        """
+        if self.local_rank:
+            self.wait()
+        yield
+        if not self.local_rank:
+            self.wait()
+
     def decide(self, work: Callable[[], T]) -> T:
         """What `work` gives in the main process, told to all; elsewhere it is not called.
 
@@ -84,9 +97,12 @@ class Processes:
         return outcome
 
     def note_saved(self, step: int | None) -> None:
-        """Remember which step a restart would go on from, for when one of the others is lost."""
-        if self.link is not None:
-            self.link.saved_step = step
+        """Tell all which step a restart would go on from, for when one of them is lost.
+
+        What the main process says counts: the others may be ahead of what it has written.
+        """
+        if self.link is not None and self.main:
+            self.link.note_saved(step)
 
     def mean(self, values: torch.Tensor) -> torch.Tensor:
         """The mean over all processes of a tensor on the run's device."""
