@@ -151,20 +151,36 @@ def test_what_cannot_be_read_is_not_kept(folder, cache, monkeypatch):
     assert len(find_images(folder)) == 6
 
 
+def sealed(data):
+    """With the sum of its words that such a file has."""
+    words = memoryview(data[24:] + bytes(-len(data) % 8)).cast("Q")
+    return data[:16] + (sum(words) % 2**64).to_bytes(8, sys.byteorder) + data[24:]
+
+
+def flipped(data, at):
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
 DAMAGE = {
     "empty": lambda data: b"",
-    "short": lambda data: data[:40],
-    "cut off": lambda data: data[:-8],
+    "short": lambda data: data[:30],
+    "shorter": lambda data: data[:10],
+    "cut off": lambda data: sealed(data[:-8]),
     "longer": lambda data: data + bytes(8),
-    "another version": lambda data: data.replace(b"kept 1", b"kept 2"),
-    "no JSON": lambda data: data[:24] + b"}" + data[25:],
-    "no table": lambda data: data[:16] + (2).to_bytes(8, "little") + b"[]",
-    "huge header": lambda data: data[:16] + b"\xff" * 8 + data[24:],
-    "other types": lambda data: data.replace(b'"int64"', b'"float"'),
-    "more than there is": lambda data: data.replace(b'int64", 7', b'int64", 9'),
-    "other names": lambda data: data.replace(b"column0", b"column9"),
-    "other ends": lambda data: data.replace((0).to_bytes(8, "little"), b"\1" * 8),
+    "another version": lambda data: data.replace(b"kept 2", b"kept 3"),
+    "no JSON": lambda data: sealed(data[:32] + b"}" + data[33:]),
+    "no table": lambda data: sealed(data[:24] + (2).to_bytes(8, "little") + b"[]"),
+    "huge header": lambda data: sealed(data[:24] + b"\xff" * 8 + data[32:]),
+    "other types": lambda data: sealed(data.replace(b'"int64"', b'"float"')),
+    "more than there is": lambda data: sealed(data.replace(b'int64", 7', b'int64", 9')),
+    "other names": lambda data: sealed(data.replace(b"column0", b"column9")),
+    "other ends": lambda data: sealed(data.replace((0).to_bytes(8, "little"), b"\1" * 8)),
     "zeros": lambda data: bytes(len(data)),
+    "zeros in the middle": lambda data: data[:200] + bytes(80) + data[280:],
+    "a bit of the sum": lambda data: flipped(data, 20),
+    "a bit of the header": lambda data: flipped(data, data.index(b'"int64"') - 9),
+    "a bit of a name": lambda data: flipped(data, data.rindex(b".png")),
+    "a bit of the end": lambda data: flipped(data, len(data) - 1),
 }
 
 

@@ -1,5 +1,6 @@
 """Batches for one process or many, loaded here or by workers, and what is kept of pairs."""
 
+import multiprocessing
 import os
 import pickle
 import random
@@ -196,11 +197,18 @@ def test_what_is_wrong_with_the_data_is_said_alike(workers):
         list(loader)
 
 
-def children():
-    ran = subprocess.run(
-        ["ps", "--ppid", str(os.getpid()), "-o", "pid=,comm="], capture_output=True, text=True
-    )
-    return [line for line in ran.stdout.splitlines() if "ps" not in line.split()[1]]
+def workers_now():
+    """The pids of loading processes. Of all children of this process, others are helpers of
+    Python's and torch's own, which stay, and pids start anew at some number."""
+    return {child.pid for child in multiprocessing.active_children()}
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 class Slow(Noise):
@@ -211,16 +219,17 @@ class Slow(Noise):
 
 @forking
 def test_closing_ends_the_workers_soon():
-    before = children()
-    loader = batches(dataset(source=Slow(50)), batch_size=1, start=0, stop=10_000, workers=2)
+    before = workers_now()
+    loader = batches(dataset(source=Slow(50)), batch_size=1, start=0, stop=400, workers=2)
     for _ in range(40):
         next(loader)
     began = time.perf_counter()
-    assert len(children()) == len(before) + 2
+    started = workers_now() - before
+    assert len(started) == 2
     loader.close()
     # Two whole messages of sixteen pairs, as each worker has waiting, would take 1.6 s.
     assert time.perf_counter() - began < 1.5
-    assert children() == before
+    assert not any(alive(pid) for pid in started)
 
 
 @forking
@@ -228,9 +237,10 @@ def test_a_killed_worker_is_said_readably(monkeypatch):
     # How often the loader looks whether its workers are alive: every five seconds.
     look = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
     monkeypatch.setattr(look, "__defaults__", (0.3,))
-    loader = batches(dataset(source=Slow(50)), batch_size=1, start=0, stop=10_000, workers=1)
+    before = workers_now()
+    loader = batches(dataset(source=Slow(50)), batch_size=1, start=0, stop=400, workers=1)
     next(loader)
-    (worker,) = [int(line.split()[0]) for line in children()][-1:]
+    (worker,) = workers_now() - before
     os.kill(worker, signal.SIGKILL)
     with pytest.raises(Img2ImgError, match=rf"pid {worker}.*data\.workers.*data\.keep_mb"):
         list(loader)
@@ -319,10 +329,48 @@ def test_nobody_waits_for_one_who_reads_no_more():
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
 
 
-def test_what_does_not_fit_in_a_slot_is_not_put():
+def test_what_does_not_fit_in_a_slot_is_sent_itself():
+    slots = Slots(1, 1, 1024)
+    tensors = [torch.full((count,), float(count)) for count in (200, 49, 48, 1)]
+    placed = slots.put(0, tensors)
+    assert [isinstance(place, torch.Tensor) for place in placed.tensors] == [0, 1, 0, 1]
+    for number, tensor in enumerate(tensors):
+        assert torch.equal(slots.get(placed, number, pin_memory=False), tensor)
+
+
+def test_a_tensor_lies_in_its_slot_before_the_next_is_made():
+    """So its memory is free again, and all of a message need not be there at once."""
     slots = Slots(1, 1, 1000)
-    assert slots.put(0, [torch.zeros(257)]) is None
-    assert slots.put(0, [torch.zeros(250)]) is not None
+    memory = torch.empty(5)
+
+    def made():
+        for number in range(3):
+            yield memory.fill_(number)
+
+    placed = slots.put(0, made())
+    for number in range(3):
+        found = slots.get(placed, number, pin_memory=False)
+        assert torch.equal(found, torch.full((5,), float(number)))
+
+
+class OfManySizes(Noise):
+    """The first pair is the smallest, by which slots are measured."""
+
+    def pair(self, index):
+        rng = np.random.default_rng(index)
+        side = 8 + 8 * (index % 3) if index else 4
+        return tuple(rng.integers(0, 256, (2, side, side, 3), dtype=np.uint8))
+
+
+@forking
+def test_workers_change_nothing_about_pairs_of_many_sizes():
+    def data():
+        return dataset(
+            source=OfManySizes(7), transform=lambda source, target, seed: (source, target)
+        )
+
+    got = list(batches(data(), batch_size=1, start=0, stop=40, workers=2))
+    same(got, list(batches(data(), batch_size=1, start=0, stop=40)))
 
 
 # Two parts of augmentation
@@ -705,4 +753,15 @@ def test_workers_by_default(monkeypatch, cores, processes, workers):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
     assert worker_count(None, torch.device("cuda", 0)) == workers
     assert worker_count(None, torch.device("cpu")) == 0
-    assert worker_count(3, torch.device("cpu")) == 3
+    assert worker_count(1, torch.device("cpu")) == 1
+
+
+def test_far_more_workers_than_cores_are_told_of(monkeypatch, recwarn):
+    monkeypatch.setattr("img2img.assemble.available_cores", lambda: 2)
+    assert worker_count(4, torch.device("cpu")) == 4
+    assert not recwarn.list
+    with pytest.warns(RuntimeWarning, match="starts 5 processes on 2 cores"):
+        assert worker_count(5, torch.device("cpu")) == 5
+    monkeypatch.setattr("img2img.assemble.local_processes", lambda: 3)
+    with pytest.warns(RuntimeWarning, match="starts 6 processes on 2 cores"):
+        worker_count(2, torch.device("cpu"))

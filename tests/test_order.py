@@ -154,6 +154,13 @@ def test_a_window_holds_few_shards_and_mixes_them():
     assert len(groups) == 20
 
 
+def test_windows_are_mixed_apart():
+    """Equal ones would else take the same places of their shards in step."""
+    order = Order(16 * 50, 3, [50] * 16)
+    places = order.indices(0, 0, 16 * 50).reshape(2, -1) % 50
+    assert (places[0] == places[1]).mean() < 0.1
+
+
 def test_within_a_window_places_are_equally_likely():
     shards, epochs = [3, 5, 4], 1500
     order = Order(12, 6, shards)

@@ -142,8 +142,15 @@ def test_layouts_that_are_refused(tmp_path, names, message):
     (tmp_path / "data").mkdir(exist_ok=True)
     with pytest.raises(DataError, match=message):
         Shards(tmp_path / "data", "train")
-    with pytest.raises(DataError, match="there is no file or folder"):
-        Shards(tmp_path / "missing", "train")
+    for name, advice in (
+        ("missing", "paths start at the working directory"),
+        ("train-{000..009}.tar", "give the folder"),
+        ("*.tar", "give the folder"),
+    ):
+        with pytest.raises(DataError, match=f"there is no file or folder .*; {advice}"):
+            Shards(tmp_path / name, "train")
+    with pytest.raises(DataError, match="give the folder, on a disk"):
+        Shards(Path("https://host/train.tar"), "train")
 
 
 @pytest.mark.parametrize(
@@ -211,7 +218,7 @@ def test_pairs_that_do_not_fit(tmp_path):
         (["1.source.png"], {}, r"train\.tar has no 1\.target to go with .* '1'"),
         (["1.target.png", "2.source.png", "2.target.png"], {}, r"no 1\.source to go"),
         (["1.png", "2.png"], {}, r"no pairs in .*train\.tar: looked .* NAME\.source\.png and NAME"),
-        ([], {}, "no pairs in"),
+        ([], {}, "no pairs in .*; it holds no images"),
         (["1.source.png", "1.source.jpg", "1.target.png"], {}, r"'1\.source\.png' and '1\.source"),
         (["1.source.png", "1.target.png", "1.source.png"], {}, "two images for one place"),
         (["1.a.png"], {"first": "a", "second": "a"}, r"data\.second: 'a' is what the first"),
@@ -484,7 +491,7 @@ END = bytes(1024)
 BODY = bytes(1024)
 SPARSE = header(_156=b"S", _482=b"\1")
 HOSTILE = {
-    "empty": (b"", "ends within a header"),
+    "empty": (b"", "is empty"),
     "no tar": (b"x" * 2000, "is no tar file"),
     "gzip": (b"\x1f\x8b" + bytes(2000), r"compressed \(gzip\).*unpack"),
     "zstd": (b"\x28\xb5\x2f\xfd" + bytes(2000), r"compressed \(zstd\).*unpack"),
@@ -584,6 +591,29 @@ def test_names_are_no_paths(tmp_path, folder):
     assert all("cache" in path.parts for path in new)
 
 
+def test_headers_that_lie_together_are_read_together(tmp_path, monkeypatch):
+    """A disk that turns would move its arm for each."""
+    write(tmp_path / "a.tar", [(f"{number}.png", bytes(3000)) for number in range(400)])
+    reads = []
+
+    class Counting(io.FileIO):
+        def readinto(self, buffer):
+            reads.append(len(buffer))
+            return super().readinto(buffer)
+
+        def read(self, size=-1):
+            reads.append(size)
+            return super().read(size)
+
+    def opened(path, mode, buffering):
+        raw = Counting(path)
+        return io.BufferedReader(raw, buffering) if buffering else raw
+
+    monkeypatch.setattr(Path, "open", opened)
+    assert len(list(members(tmp_path / "a.tar"))) == 400
+    assert len(reads) < 20
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="measured in units of this system")
 def test_a_large_member_is_not_read_for_the_index(tmp_path):
     """A file of 3 GB, of holes."""
@@ -623,7 +653,7 @@ def test_packed_pairs_are_the_same(tmp_path, splits, capsys):
     assert 'source = "shards"' in printed
     for split in ("train", "val"):
         ours, theirs = Shards(tmp_path / "out", split), TwoFolders(tmp_path / "in", split)
-        assert f"{split}: {len(theirs)} pairs in 1 tar files" in printed
+        assert f"{split}: {len(theirs)} pairs in 1 tar file" in printed
         assert len(ours) == len(theirs) > 0
         for index in range(len(ours)):
             for one, other in zip(ours.pair(index), theirs.pair(index), strict=True):
@@ -728,8 +758,8 @@ def test_it_is_said_once_for_both_splits(root):
     [
         (
             {"first": "a", "second": "b"},
-            r"called NAME\.a\.png and NAME\.b\.png \(or .*are called NAME\.source\.jpg, "
-            r"NAME\.target\.png: say",
+            r"called NAME\.a\.png and NAME\.b\.png \(or .*data\.first and .*are called "
+            r"NAME\.source\.jpg, NAME\.target\.png",
         ),
         ({"first": "", "second": ""}, r"members called NAME\.png \(or"),
         (

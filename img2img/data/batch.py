@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -38,7 +38,9 @@ class Batch:
 
 
 def join(parts: Sequence[Batch], pairs: int, share: float) -> Batch:
-    """Batches of single pairs as the batch of a step."""
+    """Batches of single pairs as the batch of a step; of one alone nothing is copied."""
+    if len(parts) == 1:
+        return replace(parts[0], pairs=pairs, share=share)
     return Batch(
         torch.cat([part.source for part in parts]),
         torch.cat([part.target for part in parts]),

@@ -112,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Img2ImgError as error:
         parser.exit(error.exit_code, f"{error}\n")
     for split, source in sources.items():
-        print(f"{split}: {len(source):,} pairs in {counts[split]:,} tar files")
+        files = "1 tar file" if counts[split] == 1 else f"{counts[split]:,} tar files"
+        print(f"{split}: {len(source):,} pairs in {files}")
     print(f'[data]\nsource = "shards"\nroot = "{options.out.as_posix()}"')
     if isinstance(sources["train"], SideBySide):
         print('first = ""\nsecond = ""')

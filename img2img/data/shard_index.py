@@ -43,9 +43,11 @@ def find_pairs(
     Raises:
         DataError: a file is damaged, or lacks an image of a pair.
     """
+    # Thousands of files lie in a few folders, and to resolve one takes longer than all else here.
+    folders = {folder: folder.resolve() for folder in {file.parent for file in files}}
     key: dict[str, Any] = {
         "purpose": "shards",
-        "files": [str(file.resolve()) for file in files],
+        "files": [str(folders[file.parent] / file.name) for file in files],
         "names": [first, second],
     }
     stamps = np.array(states, np.int64).reshape(-1)
@@ -131,9 +133,11 @@ def _kept(key: dict[str, Any], stamps: NDArray[np.int64]) -> Arrays | None:
 def _warn_of_endless(files: Sequence[Path], arrays: Arrays) -> None:
     """Say which files may have been cut off between two members, where nothing else shows it."""
     for number in arrays["endless"].tolist():
+        pairs = int(arrays["counts"][number])
         warnings.warn(
-            f"data.root: {printable(files[number])} has no end mark, so it may have been cut off; "
-            f"copy it again, or append 1,024 bytes of zeros to it if it is whole",
+            f"data.root: {printable(files[number])} has no end mark, so it may have been cut off "
+            f"after the {pairs:,} pairs in it; copy it again, or append 1,024 bytes of zeros to it "
+            f"if it is whole",
             RuntimeWarning,
             # One place, so that Python says it once where both splits are of one file.
             stacklevel=1,

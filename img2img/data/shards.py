@@ -78,8 +78,8 @@ class Shards:
             called = " and ".join(f"NAME{'.' * bool(each)}{each}.png" for each in wanted)
             raise DataError(
                 f"data.root: no pairs in {files[0]}{' and others' * (len(files) > 1)}: looked for "
-                f"members called {called} (or with another suffix of images); "
-                f"{called_in(files[0])}: say what they are called with data.first and data.second"
+                f"members called {called} (or with another suffix of images), as "
+                f"data.first and data.second say; {called_in(files[0])}"
             )
         everything = range(len(self.rows))
         self.indices = everything if is_held_out else hold_out(everything, split)
@@ -183,10 +183,12 @@ def _decoded(data: bytes, place: Path, channels: int) -> Pixels:
 def _files(root: Path, split: Part) -> tuple[list[Path], bool]:
     """The tar files with the pairs of a split, and whether there are some to validate on."""
     if not root.exists():
-        raise DataError(
-            f"data.root: there is no file or folder {str(root)!r}; paths start at the working "
-            f"directory"
-        )
+        # Other programs take these for many files.
+        if re.match(r"\w+:/|pipe:", str(root)) or re.search(r"[{*?]", root.name):
+            advice = "give the folder, on a disk, that holds the tar files, or one tar file"
+        else:
+            advice = "paths start at the working directory"
+        raise DataError(f"data.root: there is no file or folder {str(root)!r}; {advice}")
     by_split: dict[str, list[Path]] = {}
     for file in sorted(_tars(root)) if root.is_dir() else [root]:
         by_split.setdefault(split_of(file.relative_to(root)), []).append(file)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +20,20 @@ ALIGNMENT = 64
 POLL_S = 0.0005
 
 
+class Place(NamedTuple):
+    """Where a tensor begins, in bytes, and what it is."""
+
+    at: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
 @dataclass(frozen=True)
 class Placed:
-    """Tensors that lie in a slot: where, and what they are."""
+    """Tensors that lie in a slot; those that did not fit into it are here themselves."""
 
     slot: int
-    tensors: tuple[tuple[int, torch.dtype, tuple[int, ...]], ...]
+    tensors: tuple[Place | Tensor, ...]
 
 
 class Slots:
@@ -51,27 +61,36 @@ class Slots:
         self._next = 0
         self._owner = os.getpid()
 
-    def put(self, worker: int, tensors: Sequence[Tensor]) -> Placed | None:
-        """Lay tensors into the worker's next slot, once it is free; None if they do not fit."""
-        sizes = [-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors]
-        if sum(sizes) > self.size:
-            return None
+    def put(self, worker: int, tensors: Iterable[Tensor]) -> Placed:
+        """Lay tensors into the worker's next slot, once it is free.
+
+        Each is copied before the next is asked for: while it is in the processor's cache, and so
+        that its memory can be that of the next.
+        """
         slot = worker * self.each + self._next % self.each
         self._next += 1
         while self._flags[slot] and not self.closed:
             time.sleep(POLL_S)
-        at, places = slot * self.size, []
-        for tensor, size in zip(tensors, sizes, strict=True):
-            places.append((at, tensor.dtype, tuple(tensor.shape)))
+        at, end = slot * self.size, (slot + 1) * self.size
+        places: list[Place | Tensor] = []
+        for tensor in tensors:
+            if at + tensor.nbytes > end:
+                places.append(tensor)
+                continue
+            place = Place(at, tensor.dtype, tuple(tensor.shape))
             if tensor.numel():
-                self._view(*places[-1]).copy_(tensor)
-            at += size
+                self._view(place).copy_(tensor)
+            places.append(place)
+            at += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
         self._flags[slot] = 1
         return Placed(slot, tuple(places))
 
     def get(self, placed: Placed, number: int, *, pin_memory: bool) -> Tensor:
         """A copy of one of the tensors, in pinned memory if asked for."""
-        view = self._view(*placed.tensors[number])
+        place = placed.tensors[number]
+        if isinstance(place, Tensor):
+            return place.pin_memory() if pin_memory else place
+        view = self._view(place)
         return torch.empty_like(view, pin_memory=pin_memory).copy_(view)
 
     def free(self, placed: Placed) -> None:
@@ -87,6 +106,7 @@ class Slots:
         """Nothing more will be read."""
         self._flags[-1] = 1
 
-    def _view(self, at: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-        count = int(np.prod(shape, dtype=np.int64))
-        return torch.frombuffer(self._memory, dtype=dtype, count=count, offset=at).view(shape)
+    def _view(self, place: Place) -> Tensor:
+        at, dtype, shape = place
+        flat = torch.frombuffer(self._memory, dtype=dtype, count=math.prod(shape), offset=at)
+        return flat.view(shape)

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import FrameType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ def load_in_processes(
         batch_sampler=_Grouped(steps, workers, steps_at_once),
         num_workers=workers,
         prefetch_factor=PREFETCHED,
-        collate_fn=partial(_pack, slots),
+        collate_fn=_as_it_is,
         worker_init_fn=partial(_start_worker, slots),
         multiprocessing_context="fork" if can_share() else None,
         # Its own, or the loader would draw from the random state that dropout uses.
@@ -131,6 +131,28 @@ class _Loading(Dataset[Batch | Img2ImgError], Generic[Step]):
     def __init__(self, load: Callable[[Step], Batch], slots: Slots | None) -> None:
         self.load, self.slots = load, slots
 
+    def __getitems__(self, steps: Sequence[Step]) -> _Message:
+        """The batches before the first error, and that error."""
+        about: list[tuple[tuple[Skipped, ...], int, float]] = []
+        errors: list[Img2ImgError] = []
+
+        def tensors() -> Iterator[Tensor]:
+            for step in steps:
+                batch = self[step]
+                if isinstance(batch, Img2ImgError):
+                    errors.append(batch)
+                    return
+                about.append((batch.skipped, batch.pairs, batch.share))
+                yield from (batch.source, batch.target)
+
+        worker = get_worker_info()
+        placed: Placed | tuple[Tensor, ...]
+        if self.slots is None or worker is None:
+            placed = tuple(tensors())
+        else:
+            placed = self.slots.put(worker.id, tensors())
+        return _Message(tuple(about), placed, errors[0] if errors else None)
+
     def __getitem__(self, step: Step) -> Batch | Img2ImgError:
         if self.slots is not None and self.slots.closed:
             return Img2ImgError("nobody waits for this")
@@ -159,19 +181,8 @@ class _Grouped(Sampler[list[Step]]):
             yield group
 
 
-def _pack(slots: Slots | None, items: Sequence[Batch | Img2ImgError]) -> _Message:
-    """The batches before the first error, and that error."""
-    batches, error = [], None
-    for item in items:
-        if isinstance(item, Img2ImgError):
-            error = item
-            break
-        batches.append(item)
-    tensors = tuple(tensor for batch in batches for tensor in (batch.source, batch.target))
-    about = tuple((batch.skipped, batch.pairs, batch.share) for batch in batches)
-    worker = get_worker_info()
-    placed = slots.put(worker.id, tensors) if slots is not None and worker is not None else None
-    return _Message(about, tensors if placed is None else placed, error)
+def _as_it_is(message: Any) -> Any:
+    return message
 
 
 def _start_worker(slots: Slots | None, worker: int) -> None:
