@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -41,6 +42,11 @@ def check_page(page: Path | None, device: torch.device, *names: str) -> None:
     """
     for name in names if page is not None else ():
         _around(page, name, device)
+
+
+def progress(text: str) -> None:
+    """Say on stderr how far a benchmark is, for whoever waits for it."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def shown(number: float) -> str:

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import add_record_option, check_page, record
+from record import add_record_option, check_page, progress, record
 from torch import Tensor
 
 import img2img
 from img2img.assemble import build_datasets, build_networks
 from img2img.data.loading import batches
-from img2img.engine.precision import Resolved, resolve_device
+from img2img.engine.precision import Resolved, make_current, resolve_device
 from img2img.engine.stepping import EAGER_STEPS, Stepper
 from img2img.errors import Img2ImgError, Interrupted
 from img2img.plugins import load_plugins
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.seeds and len(set(options.seeds)) < max(2, len(options.seeds)):
         parser.error("--seeds needs at least two, all of them different, for a spread")
     try:
-        device = resolve_device(options.device)
+        device = make_current(resolve_device(options.device))
         check_page(options.record, device, "same", *(["same-runs"] if options.seeds else []))
         steps = ten_steps(options, ways(device, compile=options.compile))
         runs = None
@@ -170,7 +170,10 @@ def ten_steps(options: argparse.Namespace, ways: list[Way]) -> dict[str, Any]:
 
     # Another thread count is one on the CPU, whatever the device is.
     references = {place: trial(Way("eager", place)) for place in {way.device for way in ways}}
-    found = {way.name: distance(trial(way), references[way.device]) for way in ways}
+    found = {}
+    for way in ways:
+        found[way.name] = distance(trial(way), references[way.device])
+        progress(f"{STEPS} steps: {way.name}")
     # Where so little is computed that threads do not matter, they say nothing.
     noise = found["threads"]["largest"] if "threads" in found else 0.0
     allowed = min(LIMIT, TIMES_THREADS * noise) if noise else LIMIT
@@ -232,6 +235,7 @@ def whole_runs(options: argparse.Namespace, device: torch.device, out: Path) -> 
     for seed in options.seeds:
         for precision in ("float32", "bfloat16"):
             place = out / f"{precision}-seed{seed}"
+            progress(f"{options.steps} steps in {precision}, seed {seed}")
             img2img.train(
                 RECIPE,
                 overrides=given | {"train.seed": seed},

@@ -22,13 +22,14 @@ from typing import Any
 
 import torch
 from peer import importing_from
-from record import add_record_option, check_page, record
+from record import add_record_option, check_page, progress, record
 from torch import Tensor, nn
 
-from img2img.bench.hardware import device_name, wait_for
+from img2img.bench.floor import count_work, matrix_rate
+from img2img.bench.hardware import device_name, measure_hardware, wait_for
 from img2img.discriminators import PatchGAN70
 from img2img.engine.memory import keeping_freed_memory
-from img2img.engine.precision import resolve_device, set_precision
+from img2img.engine.precision import Resolved, make_current, resolve_device, set_precision
 from img2img.engine.stepping import EAGER_STEPS, Stepper
 from img2img.errors import RequestError
 from img2img.generators import UNet
@@ -51,12 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=256, help="height and width, in pixels")
     parser.add_argument("--width", type=int, default=64, help="channels after the first layers")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4], help="pairs a step")
-    parser.add_argument("--steps", type=int, default=3, help="steps a round")
+    parser.add_argument("--steps", type=int, help="steps a round: 3, and 300 on a GPU")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of each")
     precisions = ("float32", "bfloat16")
     parser.add_argument("--precision", nargs="+", choices=precisions, default=list(precisions))
     parser.add_argument("--way", nargs="+", choices=WAYS, help="captured on a GPU, else eager")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--seconds", type=float, default=10.0, help="for the device's rates")
     parser.add_argument(
         "--threads", type=int, help="torch's, on the CPU; its own choice if left out"
     )
@@ -71,9 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.peer is not None and peer_depth(options.size) is None:
         parser.error("the peer has U-Nets of depth 7 and 8: --size must be a multiple of 128")
     try:
-        device = resolve_device(options.device)
+        device = make_current(resolve_device(options.device))
     except RequestError as error:
         parser.error(str(error))
+    if options.steps is None:
+        # As many as take half a second on a fast one, so that starting and waiting do not count.
+        options.steps = 300 if device.type == "cuda" else 3
     if options.way is None:
         options.way = ["captured" if device.type == "cuda" else "eager"]
     if options.contender:
@@ -103,10 +108,17 @@ def benchmark(options: Namespace, device: torch.device) -> dict[str, Any]:
                     raise SystemExit(f"not the same networks: {size} in {name}, {sizes[names[-1]]}")
             parameters = sizes[names[-1]]
             rounds: dict[str, list[float]] = {name: [] for name in names}
-            for _ in range(options.rounds):
+            for number in range(options.rounds):
                 for name, contender in running.items():
                     rounds[name].append(contender.round(options.steps))
+                progress(f"batch {batch}: round {number + 1} of {options.rounds}")
         batches.append({"batch": batch, **compared(rounds)})
+    flops, rates = work_and_rates(options, device)
+    for measured in batches:
+        for name in names:
+            rate = rates["float32" if name == "peer" else name.split()[0]]
+            done = flops * measured["batch"] / measured[name]["median_s"]
+            measured[name]["of_matrix_rate"] = done / rate
     settings = ("size", "width", "steps", "rounds")
     return {
         "batches": batches,
@@ -115,8 +127,21 @@ def benchmark(options: Namespace, device: torch.device) -> dict[str, Any]:
         "threads": options.threads or torch.get_num_threads(),
         "torch": torch.__version__,
         "parameters": parameters,
+        "flops_a_pair": flops,
+        "matrix_rates": rates,
         "settings": {name: getattr(options, name) for name in settings},
     }
+
+
+def work_and_rates(options: Namespace, device: torch.device) -> tuple[int, dict[str, float]]:
+    """Operations that a pair takes, and how many the device does in a second, by precision."""
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    hardware = measure_hardware(device, options.seconds)
+    source, target = pairs(options, device, 1)
+    flops = count_work(our_method(options, "float32", device), source, target).flops
+    precisions: tuple[Resolved, ...] = ("float32", "bfloat16")
+    return flops, {name: matrix_rate(hardware, name) for name in precisions}
 
 
 def compared(rounds: dict[str, list[float]]) -> dict[str, Any]:
@@ -147,6 +172,7 @@ def keep(page: Path, result: dict[str, Any], device: torch.device) -> None:
                     f"batch {measured['batch']}, {name}",
                     1000 * taken["median_s"],
                     measured["batch"] / taken["median_s"],
+                    f"{taken['of_matrix_rate']:.0%}",
                     f"{taken['ratio']:.2f} ({spread[0]:.2f} to {spread[1]:.2f})" if spread else "",
                 ]
             )
@@ -155,9 +181,10 @@ def keep(page: Path, result: dict[str, Any], device: torch.device) -> None:
         f"{settings['size']} pixels, width {settings['width']}, {result['threads']} threads, the "
         f"median of {settings['rounds']} rounds of {settings['steps']} steps."
     )
-    headings = ["step", "ms", "pairs/s", "of the peer's time (spread of rounds)"]
+    of_peer = "of the peer's time (spread of rounds)"
+    headings = ["step", "ms", "pairs/s", "of the matrix rate", of_peer]
     # Without a peer, the last column is empty.
-    columns = 4 if any(row[3] for row in rows) else 3
+    columns = 5 if any(row[4] for row in rows) else 4
     name = name_of(settings["size"], settings["width"])
     record(page, name, device, headings[:columns], [row[:columns] for row in rows], note)
 
@@ -210,8 +237,7 @@ def serve(options: Namespace, device: torch.device) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    shape = (options.batch[0], 3, options.size, options.size)
-    source, target = (torch.rand(shape, device=device) * 2 - 1 for _ in range(2))
+    source, target = pairs(options, device, options.batch[0])
     with contextlib.ExitStack() as stack:
         if options.contender == "peer":
             step, networks = peer_step(options, source, target)
@@ -231,9 +257,23 @@ def serve(options: Namespace, device: torch.device) -> None:
             print((time.perf_counter() - began) / steps, flush=True)
 
 
+def pairs(options: Namespace, device: torch.device, count: int) -> tuple[Tensor, Tensor]:
+    """Sources and targets (count, 3, size, size) of noise."""
+    shape = (count, 3, options.size, options.size)
+    source, target = (torch.rand(shape, device=device) * 2 - 1 for _ in range(2))
+    return source, target
+
+
 def our_step(options: Namespace, source: Tensor, target: Tensor) -> tuple[Step, Networks]:
-    """One step of `Pix2Pix` with the U-Net, the 70x70 PatchGAN, dropout, vanilla GAN and L1."""
+    """One step of ours, as the contender's name says."""
     precision, way = options.contender.split()
+    method = our_method(options, precision, source.device)
+    stepper = Stepper(method, source.device, capture="captured" in way, compile="compiled" in way)
+    return lambda: stepper(source, target, 1), method.networks
+
+
+def our_method(options: Namespace, precision: Resolved, device: torch.device) -> Pix2Pix:
+    """`Pix2Pix` with the U-Net, the 70x70 PatchGAN, dropout, vanilla GAN and L1."""
     depth = peer_depth(options.size)
     dropout_layers = PEER_GENERATORS[depth][1] if depth else (1, 2, 3)
 
@@ -246,16 +286,14 @@ def our_step(options: Namespace, source: Tensor, target: Tensor) -> tuple[Step, 
             depth=depth,
             dropout_layers=dropout_layers,
         )
-        return set_precision(network.to(source.device), precision)
+        return set_precision(network.to(device), precision)
 
     def discriminator(in_channels: int) -> nn.Module:
         network = PatchGAN70(in_channels, width=options.width)
-        return set_precision(network.to(source.device), precision)
+        return set_precision(network.to(device), precision)
 
     losses = [WeightedLoss("adversarial", 1.0, Adversarial()), WeightedLoss("l1", 100.0, L1())]
-    method = Pix2Pix(generator, discriminator, losses, 3, 3, True)
-    stepper = Stepper(method, source.device, capture="captured" in way, compile="compiled" in way)
-    return lambda: stepper(source, target, 1), method.networks
+    return Pix2Pix(generator, discriminator, losses, 3, 3, True)
 
 
 def peer_step(options: Namespace, source: Tensor, target: Tensor) -> tuple[Step, Networks]:

@@ -29,7 +29,7 @@ from img2img.bench.floor import count_work
 from img2img.bench.hardware import device_name, measure_hardware
 from img2img.bench.timing import time_steps
 from img2img.data.loading import steps_per_epoch
-from img2img.engine.precision import resolve_device, resolve_precision
+from img2img.engine.precision import make_current, resolve_device, resolve_precision
 from img2img.engine.stepping import Stepper
 from img2img.errors import Img2ImgError
 from img2img.plugins import load_plugins
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{name} must be at least 1, not {value}")
     given = overrides(options)
     try:
-        device = resolve_device(options.device)
+        device = make_current(resolve_device(options.device))
         check_page(options.record, device, "run")
         registry = load_plugins().registry
         recipe = load_recipe(find_recipe(RECIPE), registry, given)

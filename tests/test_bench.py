@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from img2img.bench import hardware, measuring, steps
+from img2img.bench import hardware, measuring, steps, timing
 from img2img.bench.advice import advise
 from img2img.bench.floor import StepWork, count_work
 from img2img.bench.hardware import Hardware, measure_hardware
@@ -256,6 +256,35 @@ def test_loading_that_ends_in_the_first_epoch():
     found = time_loading(slow_pairs(1000), CPU, batch_size=1, workers=0, seconds=0.2)
     assert found.later is None
     assert 15 < found.first <= 100
+
+
+@pytest.mark.parametrize(
+    ("message_s", "seconds", "is_certain"), [(1.0, 6.0, True), (1.0, 1.0, True), (8.0, 1.0, False)]
+)
+def test_workers_are_timed_at_their_pace(monkeypatch, message_s, seconds, is_certain):
+    """Two of them, whose messages of 1, 2, 4, 8, 16, 16, ... pairs arrive at one time."""
+    clock = 0.0
+
+    def arriving(dataset, **_):
+        nonlocal clock
+        size = 1
+        while True:
+            clock += message_s * size / 16
+            for _ in range(2 * size):
+                yield SimpleNamespace(pairs=1)
+            size = min(2 * size, 16)
+
+    monkeypatch.setattr(timing, "batches", arriving)
+    monkeypatch.setattr(timing, "on_device", lambda loader, device: loader)
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: clock))
+    found = time_loading(range(400), CPU, batch_size=1, workers=2, seconds=seconds)
+    if is_certain:
+        assert found.first == pytest.approx(32 / message_s)
+        assert found.spread == pytest.approx(1)
+    else:
+        # Long before workers are at their pace, which nobody waits for.
+        assert clock < 5 * message_s
+        assert found.spread >= 3
 
 
 # Advice
@@ -529,7 +558,7 @@ def test_a_pipe_hears_of_the_device_first(tiny, capsys, monkeypatch):
     rest = tiny, "--device=cpu", "--seconds=1", "--batch-size=2"
     _, out, err = run(capsys, *rest)
     assert "GB/s read and written" in err
-    assert "measuring for about" in err
+    assert "measuring beyond --seconds" in err
     assert "GB/s read and written" in out
     for option in ("--json", "--quiet"):
         assert run(capsys, *rest, option)[2] == ""
@@ -614,6 +643,9 @@ def test_the_script_and_its_record(floor, tiny, tmp_path, capsys):
     told = json.loads(capsys.readouterr().out)
     assert told["step"]["update_bytes"] == 28 * told["step"]["parameters"]
     assert {row["precision"] for row in told["floor"]} == {"float32", "bfloat16"}
+    full, half = (told["beyond"][name] for name in ("float32", "bfloat16"))
+    assert full["cast_bytes"] == 0 < half["cast_bytes"]
+    assert 50 < full["operations"] < half["operations"]
     text = page.read_text()
     assert text.startswith("before\n<!-- floor-cpu begin -->\n")
     assert text.endswith("<!-- floor-cpu end -->\nafter\n")
@@ -629,3 +661,15 @@ def test_a_page_without_markers_stays(floor, tiny, tmp_path, capsys):
     with pytest.raises(SystemExit, match="has no lines"):
         floor.main([str(tiny), "--device=cpu", "--seconds=0.1", f"--record={page}"])
     assert page.read_text() == "<!-- floor-cuda begin -->\n<!-- floor-cuda end -->\n"
+
+
+def test_operations_and_casts_are_counted(floor):
+    """Views and reserved memory are none; a cast reads four bytes a number and writes two."""
+    with floor.Started() as started:
+        numbers = torch.ones(10, 3)
+        numbers.t().reshape(-1)[:4].add_(1)
+        torch.empty(5)
+        numbers.to(torch.bfloat16)
+    # Filled with ones, copied by reshape, added to, and cast.
+    assert started.operations == 4
+    assert started.cast_bytes == 30 * (4 + 2)

@@ -57,6 +57,7 @@ def beside_a_peer(tmp_path):
         (tmp_path / "models").mkdir()
         (tmp_path / "models" / "pix2pix_model.py").write_text(PEER.format(**sizes))
         settings = {"device": "cpu", "size": 128, "width": 2, "batch": 1, "steps": 1, "rounds": 2}
+        settings["seconds"] = 0.1
         return [f"--peer={tmp_path}", *(f"--{key}={value}" for key, value in settings.items())]
 
     return write
@@ -83,6 +84,8 @@ def test_train_step_beside_a_peer(train_step, capsys, beside_a_peer, tmp_path):
         assert len(ours["rounds_s"]) == len(peer["rounds_s"]) == 2
         assert 0 < ours["best_s"] <= ours["median_s"] <= max(ours["rounds_s"])
         assert ours["ratio"] == ours["median_s"] / peer["median_s"] > 1  # an idle peer
+        rate = printed["flops_a_pair"] / ours["median_s"]
+        assert ours["of_matrix_rate"] in [rate / it for it in printed["matrix_rates"].values()]
         low, high = ours["ratio_spread"]
         assert low <= ours["rounds_s"][0] / peer["rounds_s"][0] <= high
     text = page.read_text()

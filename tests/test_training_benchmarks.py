@@ -5,12 +5,15 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from img2img.engine import records
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PAIRS, STILL = 5, 2
@@ -324,6 +327,7 @@ def test_one_that_is_stopped_ends(same_training, capsys, monkeypatch, data, page
         ("train_step", "benchmark", "step-128-2-cpu"),
         ("floor", "measure_hardware", "floor-cpu"),
         ("data_scale", "benchmark", "data-cpu"),
+        ("pauses", "benchmark", "pauses-cpu"),
     ],
 )
 def test_the_page_comes_first(monkeypatch, data, page, name, work, lacking):
@@ -337,6 +341,7 @@ def test_the_page_comes_first(monkeypatch, data, page, name, work, lacking):
         "train_step": ["--device=cpu", "--size=128", "--width=2"],
         "floor": ["--device=cpu", "--set=generator.width=2", "--set=discriminator.width=2"],
         "data_scale": [],
+        "pauses": [f"--data={data}", "--device=cpu"],
     }[name]
     path = page("same-cpu", "step-cpu")
     before = path.read_text()
@@ -345,6 +350,27 @@ def test_the_page_comes_first(monkeypatch, data, page, name, work, lacking):
     assert path.read_text() == before
     with pytest.raises(SystemExit, match="No such file"):
         module.main([*given, f"--record={path}.not"])
+
+
+def test_what_steps_wait_for(monkeypatch, data, page, capsys):
+    """Writing is made slow: it is done beside the steps, which do not wait for it."""
+    pauses, path = script("pauses", monkeypatch), page("pauses-cpu")
+    slow = 0.2
+
+    def late(name):
+        write = getattr(records, name)
+        monkeypatch.setattr(records, name, lambda *given: (time.sleep(slow), write(*given))[1])
+
+    for name in ("write_sheet", "write_checkpoint", "save_bundle"):
+        late(name)
+    pauses.main(small(data, rounds=3, record=path))
+    kinds = json.loads(capsys.readouterr().out)["kinds"]
+    for name in ("sheet", "scores", "checkpoint"):
+        assert kinds[name]["beside_s"] > max(slow, kinds[name]["waited_s"])
+        assert kinds[name]["waited_s"] > 0
+    assert kinds["sheet"]["network_s"] > 0 == kinds["checkpoint"]["network_s"]
+    assert kinds["log"]["waited_s"] > 0 and kinds["log"]["beside_s"] is None
+    assert "| a sheet of samples |" in path.read_text()
 
 
 def test_numbers_in_tables(monkeypatch):
@@ -357,15 +383,15 @@ def test_numbers_in_tables(monkeypatch):
 @pytest.mark.parametrize("ratio", [{}, {"ratio": 0.5, "ratio_spread": [0.4, 0.6]}])
 def test_a_table_without_a_peer_has_no_column_of_it(monkeypatch, page, ratio):
     path = page("step-cpu")
-    ours = {"batch": 4, "float32 eager": {"median_s": 1.6, **ratio}}
+    ours = {"batch": 4, "float32 eager": {"median_s": 1.6, "of_matrix_rate": 0.57, **ratio}}
     settings = {"size": 256, "width": 64, "rounds": 1, "steps": 1}
     result = {"batches": [ours], "threads": 1, "settings": settings}
     script("train_step", monkeypatch).keep(path, result, torch.device("cpu"))
     rows = [line for line in path.read_text().splitlines() if line[:1] == "|"]
-    assert "| batch 4, float32 eager | 1600 | 2.5 |" in rows[2]
+    assert "| batch 4, float32 eager | 1600 | 2.5 | 57% |" in rows[2]
     assert [("peer" in rows[0]), *(row.count("|") for row in rows)] == [
         bool(ratio),
-        *[5 if ratio else 4] * 3,
+        *[6 if ratio else 5] * 3,
     ]
 
 

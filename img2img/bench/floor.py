@@ -40,15 +40,16 @@ class StepWork:
         what depends on how the step is computed: reading and writing activations, norms and
         losses, starting kernels.
         """
-        rate = hardware.flops[self._rate_name(hardware, precision)]
+        rate = matrix_rate(hardware, precision)
         return self.flops * batch_size / rate + self.update_bytes / hardware.bandwidth
 
-    @staticmethod
-    def _rate_name(hardware: Hardware, precision: Resolved) -> str:
-        # torch lets cuDNN round float32 to TensorFloat-32 unless it is told not to.
-        if precision == "float32" and torch.backends.cudnn.allow_tf32 and "tf32" in hardware.flops:
-            return "tf32"
-        return precision if precision in hardware.flops else "float32"
+
+def matrix_rate(hardware: Hardware, precision: Resolved) -> float:
+    """Operations a second of the matrix products that a network in this precision is made of."""
+    # torch lets cuDNN round float32 to TensorFloat-32 unless it is told not to.
+    if precision == "float32" and torch.backends.cudnn.allow_tf32 and "tf32" in hardware.flops:
+        return hardware.flops["tf32"]
+    return hardware.flops[precision if precision in hardware.flops else "float32"]
 
 
 def count_work(method: Method, source: Tensor, target: Tensor) -> StepWork:

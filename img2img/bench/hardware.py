@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from img2img.data.resources import available_cores
+from img2img.engine.precision import tensor_float32
 
 # Far beyond any cache, so that memory is what is measured.
 COPY_BYTES = {"cuda": 2**30, "cpu": 2**28}
@@ -42,11 +41,14 @@ class Hardware:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's and how many cores of it this process may use."""
+    """The GPU's name, or the processor's and how many cores and threads this process has."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cores = available_cores()
-    return f"{_processor()}, {cores} {'core' if cores == 1 else 'cores'}"
+    threads = torch.get_num_threads()
+    # As many as cores unless OMP_NUM_THREADS, or whoever starts this, says otherwise.
+    told = "" if threads == cores else f", {threads} {'thread' if threads == 1 else 'threads'}"
+    return f"{_processor()}, {cores} {'core' if cores == 1 else 'cores'}{told}"
 
 
 def measure_hardware(device: torch.device, seconds: float = 5.0) -> Hardware:
@@ -56,10 +58,10 @@ def measure_hardware(device: torch.device, seconds: float = 5.0) -> Hardware:
         device: `cpu`, `cuda` or `mps`; its threads are torch's.
         seconds: about how long it may take.
     """
-    with _tf32(False):
+    with tensor_float32(False):
         rates = {"float32": _matrix_rate(device, torch.float32, seconds / 3)}
     if device.type == "cuda":
-        with _tf32(True):
+        with tensor_float32(True):
             rates["tf32"] = _matrix_rate(device, torch.float32, seconds / 3)
     if device.type in ("cpu", "cuda"):
         rates["bfloat16"] = _matrix_rate(device, torch.bfloat16, seconds / 3)
@@ -72,20 +74,6 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-@contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    """Whether GPUs may round float32 to TensorFloat-32 in products and convolutions."""
-    places: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn]
-    before = [place.allow_tf32 for place in places]
-    for place in places:
-        place.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        for place, was in zip(places, before, strict=True):
-            place.allow_tf32 = was
 
 
 def _bandwidth(device: torch.device, seconds: float) -> float:

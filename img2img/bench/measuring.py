@@ -129,7 +129,8 @@ def _time_loading(
         counts.add(min(8, cores - 1))
     found = []
     for workers in sorted(counts):
-        tell(f"loading with {workers} workers" if workers else "loading")
+        with_ = "with 1 worker" if workers == 1 else f"with {workers} workers"
+        tell(f"loading {with_}" if workers else "loading")
         found.append(
             time_loading(
                 pairs.dataset(),

@@ -10,6 +10,7 @@ import torch
 
 from img2img.bench.hardware import wait_for
 from img2img.data.loading import PairDataset, batches
+from img2img.data.workers import MESSAGE_PAIRS
 from img2img.engine.feeding import on_device
 
 # What is captured or compiled is so in the first steps; on a CPU each may take seconds.
@@ -17,6 +18,8 @@ WARM_UP = {"cuda": 12, "cpu": 1}
 # A measurement on a GPU waits for the device only once in about so many seconds.
 CHUNK_S = 0.1
 LEAST_STEPS = 2
+# What workers' rate may be off by, if it was taken before all of them were at work.
+UNSETTLED = 3.0
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,17 @@ def time_loading(
         batch_size: pairs a batch.
         workers: processes that load.
         seconds: about how long it may take, starting the workers included; half of it is for
-            loading in any case.
+            loading in any case. Where one pair takes long, until workers are at their pace, but no
+            longer than four times that.
 
     Raises:
         DataError: no pair can be read.
     """
     called = time.perf_counter()
+    # Workers send one step at first, then two, four and so on, while others are under way.
+    settled = workers * (-(-MESSAGE_PAIRS // batch_size) - 1)
+    if 2 * settled * batch_size > len(dataset):
+        settled = 0
     loader = batches(
         dataset,
         batch_size=batch_size,
@@ -113,8 +121,10 @@ def time_loading(
         for batch in feed:
             total += batch.pairs
             seen.append((time.perf_counter(), total))
-            now, first = seen[-1][0], seen[0][0]
+            now, first = seen[-1][0], seen[min(settled, len(seen) - 1)][0]
             if now > first and now - called > seconds and now - first > seconds / 2:
+                break
+            if now - called > 4 * seconds and len(seen) > 1:
                 break
         wait_for(device)
     finally:
@@ -124,9 +134,11 @@ def time_loading(
     ends = [at for at, (_, pairs) in enumerate(seen) if pairs <= len(dataset)]
     # Until the first batch workers start, so the clock runs from there.
     turn = max(ends[-1] if ends else 0, 1)
-    early, late = seen[: turn + 1], seen[turn:]
+    is_settled = turn > settled
+    early, late = seen[settled if is_settled else 0 : turn + 1], seen[turn:]
     if len(late) <= LEAST_STEPS:
-        return Loading(workers, _rate(early), None, _spread(early))
+        spread = _spread(early) if is_settled else max(_spread(early), UNSETTLED)
+        return Loading(workers, _rate(early), None, spread)
     return Loading(workers, _rate(early), _rate(late), _spread(late))
 
 
@@ -137,9 +149,10 @@ def _rate(seen: list[tuple[float, int]]) -> float:
 
 
 def _spread(seen: list[tuple[float, int]]) -> float:
-    middle = len(seen) // 2
+    half = (seen[0][0] + seen[-1][0]) / 2
+    middle = next(at for at, (when, _) in enumerate(seen) if when >= half)
     # So few batches have no halves that could be told apart.
-    if middle < LEAST_STEPS:
+    if min(middle, len(seen) - 1 - middle) < LEAST_STEPS:
         return 1.0
     rates = _rate(seen[: middle + 1]), _rate(seen[middle:])
     return max(rates) / max(min(rates), 1e-9)

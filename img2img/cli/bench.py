@@ -68,7 +68,7 @@ def bench(
     if precision is not None:
         one_of("--precision", precision, ("auto", "float32", "bfloat16"))
     if not SHORTEST <= seconds < float("inf"):
-        raise RequestError(f"--seconds must be at least {SHORTEST:g}, not {seconds:g}")
+        raise RequestError(f"--seconds must be at least {SHORTEST:g} and finite, not {seconds:g}")
     sizes = _sizes(batch_size)
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes.isdecimal() and int(processes) > 1:
@@ -84,10 +84,10 @@ def bench(
         from img2img.bench.advice import advise
         from img2img.bench.measuring import measure
         from img2img.cli.translating import sigterm_as_interrupt
-        from img2img.engine.precision import resolve_device, resolve_precision
+        from img2img.engine.precision import make_current, resolve_device, resolve_precision
         from img2img.recipe_parser import load_recipe
 
-        chosen = resolve_device(device)
+        chosen = make_current(resolve_device(device))
         settings = load_recipe(path, plugins.registry, set_ or ())
         refuse_broken(settings, plugins)
         own = resolve_precision(precision or settings.train.precision, chosen)
@@ -99,7 +99,9 @@ def bench(
             # Who reads a pipe sees nothing else until the end.
             if not sys.stdout.isatty():
                 left = max(0.0, seconds - (time.perf_counter() - began))
-                text = f"{hardware.name}: {_rates(hardware)}; measuring for about {left:.0f} s more"
+                # What is measured in any case takes more than a few seconds.
+                more = f"for about {left:.0f} s more" if left >= 5 else "beyond --seconds"
+                text = f"{hardware.name}: {_rates(hardware)}; measuring {more}"
                 console.print(text, soft_wrap=True, highlight=False)
 
         # Pairs that are drawn must not stay behind.
@@ -200,8 +202,9 @@ def _show(findings: Findings, advice: Advice, console: Console) -> None:
             f"{_short(work.update_bytes / 1e9)} GB to update {work.parameters:,} weights"
         )
     own = advice.step
-    table = Table("", title="A training step, data aside", title_justify="left", box=None)
-    for name in ("precision", "batch", "ms", "up to", "pairs/s", "floor, ms", "times the floor"):
+    # As narrow as it can be: half a terminal should hold it.
+    table = Table("", title="A training step in ms, data aside", title_justify="left", box=None)
+    for name in ("precision", "batch", "time", "up to", "pairs/s", "floor", "x floor"):
         table.add_column(name, justify="left" if name == "precision" else "right")
     left_out = [step for step in findings.steps if step.note == LEFT_OUT]
     for step in findings.steps:
@@ -248,12 +251,12 @@ def _show(findings: Findings, advice: Advice, console: Console) -> None:
     console.print()
     if advice.step_s is not None and advice.run_s is not None:
         console.print(
-            f"As the recipe is (>), the {advice.held_by} takes most of the time: "
+            f"In a run of the line marked >, the {advice.held_by} takes most of the time: "
             f"{_short(1000 * advice.step_s)} ms a step, {_short(1000 * advice.data_s)} ms to load "
             f"its data, {_short(1000 * advice.run_s)} ms with both"
         )
     else:
-        console.print("As the recipe is, a step could not be measured")
+        console.print("The recipe's own step could not be measured")
     for setting in advice.settings:
         console.print(f"  --set {setting.assignment}", soft_wrap=True)
         console.print(f"      {setting.reason}")
