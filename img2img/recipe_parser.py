@@ -272,12 +272,17 @@ def _unmet(requirement: str) -> str | None:
     except InvalidRequirement:
         return f'requires: {requirement!r} is not a requirement such as "img2img-foo>=0.2"'
     try:
-        version = importlib.metadata.version(wanted.name)
+        version: str | None = importlib.metadata.version(wanted.name)
     except importlib.metadata.PackageNotFoundError:
         return (
             f"this recipe needs the plugin {requirement}, which is not installed: "
             f'pip install "{requirement}"'
         )
+    except KeyError:
+        # Python answers None for metadata without one; the `importlib_metadata` package, once
+        # anything has imported it, answers in Python's place, and raises.
+        version = None
+    version = version or "of no known version"
     if not wanted.specifier.contains(version, prereleases=True):
         return (
             f"this recipe needs {requirement}, but {wanted.name} {version} is installed: "

@@ -454,7 +454,19 @@ def test_requires_with_a_damaged_installation(problems, installed):
     installed("img2img_none-1", "Metadata-Version: 2.1\nName: img2img-none\n")
     found = problems(f"requires = ['img2img-odd>=1', 'img2img-none>=1']\n{LEAST}")
     assert len(found) == 2
-    assert all("is installed" in problem for problem in found)
+    assert "img2img-odd unknown is installed" in found[0]
+    assert "img2img-none of no known version is installed" in found[1]
+
+
+def test_requires_as_another_finder_answers(problems, monkeypatch):
+    """`importlib_metadata` puts its own in Python's place and raises for a missing version."""
+
+    def version(name):
+        raise KeyError("Metadata field Version not present")
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    (found,) = problems(f"requires = ['img2img-none>=1']\n{LEAST}")
+    assert "img2img-none of no known version is installed" in found
 
 
 # Files

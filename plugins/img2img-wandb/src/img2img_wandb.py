@@ -33,6 +33,9 @@ class WandbLogger:
     def on_run_start(
         self, run_dir: Path, recipe: Mapping[str, Any], start_step: int, total_steps: int
     ) -> None:
+        if os.environ.get("WANDB_MODE") == "":
+            del os.environ["WANDB_MODE"]  # W&B refuses to start with an empty one
+
         # Here and not above: it takes seconds, and every command loads this module.
         import wandb
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -50,7 +51,10 @@ def recipe(tmp_path, monkeypatch):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / "wandb-own"))
     path = tmp_path / "small.toml"
     path.write_text(RECIPE)
-    return path
+    yield path
+    if os.environ.get("WANDB_MODE") != "offline" and sys.modules.get("wandb"):
+        # It keeps for all that follow what the variables were when it was first used.
+        sys.modules["wandb"].teardown()
 
 
 def train(recipe, out, **options):
