@@ -231,9 +231,11 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over_in_silence(tmp_path, 
             raise PermissionError(errno.EACCES, "Permission denied")
         return real(path)
 
-    monkeypatch.setattr(os, "scandir", scandir)
     told = []
-    outcome = translate(tmp_path, on_done=lambda job, status, reason: told.append(reason))
+    # Within the test alone: pytest removes the test's folders with it.
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        outcome = translate(tmp_path, on_done=lambda job, status, reason: told.append(reason))
     assert (outcome.written, outcome.skipped) == (1, 1)
     assert "the folder cannot be listed (Permission denied)" in told
 
