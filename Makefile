@@ -35,7 +35,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 # The GPU build of PyTorch is downloaded once; it runs on a CPU as well. It comes first, alone: pip keeps
-# the archives of all it installs until it is done, and so this takes two gigabytes less of disk.
+# the archives of all it installs until it is done, and so this takes over a gigabyte less of disk.
 $(READY): pyproject.toml $(PLUGINS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "img2img needs Python 3.11 or newer; try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
