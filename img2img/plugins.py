@@ -67,7 +67,7 @@ def load_plugins(files: Iterable[Path] = (), *, entry_points: bool = True) -> Pl
 def _load_installed(plugins: Plugins) -> None:
     for entry in sorted(_entry_points(plugins), key=lambda entry: (entry.name, entry.value)):
         dist = entry.dist
-        origin = (dist.name if dist else None) or entry.value
+        origin = (_metadata(dist, "name") if dist else None) or entry.value
         # Of a distribution with several entry points, each is a plugin.
         if plugins.manager.has_plugin(origin):
             origin = f"{origin} ({entry.name})"
@@ -78,7 +78,17 @@ def _load_installed(plugins: Plugins) -> None:
             plugins.broken[origin] = _reason(error)
             plugins.failures.append(error)
         else:
-            plugins.origins[origin] = (dist.version if dist else None) or "unknown"
+            plugins.origins[origin] = (_metadata(dist, "version") if dist else None) or "unknown"
+
+
+def _metadata(dist: importlib.metadata.Distribution, key: str) -> str | None:
+    try:
+        value: str | None = getattr(dist, key)
+    # Python has None for what is missing. The package `importlib_metadata`, once anything has
+    # imported it, answers in Python's place, and raises.
+    except KeyError:
+        return None
+    return value
 
 
 def _entry_points(plugins: Plugins) -> list[importlib.metadata.EntryPoint]:
@@ -91,7 +101,8 @@ def _entry_points(plugins: Plugins) -> list[importlib.metadata.EntryPoint]:
             try:
                 found += dist.entry_points.select(group=hookspecs.PROJECT)
             except Exception as error:
-                plugins.broken[dist.name] = f"its entry points cannot be read: {_reason(error)}"
+                name = _metadata(dist, "name") or "a distribution without a name"
+                plugins.broken[name] = f"its entry points cannot be read: {_reason(error)}"
         return found
 
 

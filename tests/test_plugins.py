@@ -1,5 +1,6 @@
 """Finding and loading plugins, and telling them what happens."""
 
+import importlib.metadata
 import sys
 import warnings
 from pathlib import Path
@@ -281,6 +282,20 @@ def test_a_distribution_with_two_plugins(install):
     plugins = load_plugins()
     assert added(plugins) == {"one": "img2img-both", "two": "img2img-both (two)"}
     assert broken(plugins) == {}
+
+
+def test_a_distribution_that_tells_nothing_of_itself(install, monkeypatch):
+    """As the package `importlib_metadata` answers, once anything has imported it."""
+
+    def missing(self):
+        raise KeyError("not present")
+
+    install("img2img-mute", "[img2img]\nmute = mute_one\n", {"mute_one": LOSS.format(name="mute")})
+    monkeypatch.setattr(importlib.metadata.Distribution, "name", property(missing))
+    monkeypatch.setattr(importlib.metadata.Distribution, "version", property(missing))
+    plugins = load_plugins()
+    assert "mute" in {component.name for component in plugins.registry.components()}
+    assert plugins.origins["mute_one"] == "unknown"
 
 
 BROKEN = {
