@@ -285,11 +285,16 @@ def _check_batch(was: int, batch_size: int, count: int, directory: RunDirectory)
         return
     if was % count == 0:
         way = f"give --set train.batch_size={was // count}"
-    elif was % batch_size == 0:
-        way = f"start {_many(was // batch_size, 'process', 'es')}"
     else:
-        fitting = [str(n) for n in range(1, was + 1) if was % n == 0]
-        way = f"start {' or '.join(fitting[-8:])} processes, with a train.batch_size that fits"
+        fitting = [n for n in range(1, was + 1) if was % n == 0 and n * batch_size != was]
+        # Those nearest to how many there are: large steps have many divisors.
+        near = sorted(sorted(fitting, key=lambda n: abs(n - count))[:4])
+        ways = [_many(was // batch_size, "process", "es")] if was % batch_size == 0 else []
+        if near:
+            numbers = _either(near) if ways else _many(_either(near), "process", "es")
+            sizes = _either([was // n for n in near])
+            ways.append(f"{numbers} with --set train.batch_size={sizes}")
+        way = f"start {', or '.join(ways)}"
     raise RequestError(
         f"{directory.path} was started with {_many(was, 'pair', 's')} a step over all processes, "
         f"and {_many(count, 'process', 'es')} with train.batch_size {batch_size} would take "
@@ -297,8 +302,14 @@ def _check_batch(was: int, batch_size: int, count: int, directory: RunDirectory)
     )
 
 
-def _many(count: int, one: str, ending: str) -> str:
-    return f"{count} {one}{'' if count == 1 else ending}"
+def _many(count: int | str, one: str, ending: str) -> str:
+    return f"{count} {one}{'' if str(count) == '1' else ending}"
+
+
+def _either(numbers: Sequence[int]) -> str:
+    """Numbers as a choice between them."""
+    *some, last = map(str, numbers)
+    return f"{', '.join(some)} or {last}" if some else last
 
 
 def _recorded(directory: RunDirectory) -> dict[str, Any]:

@@ -412,7 +412,10 @@ def test_all_stop_after_one_step_and_go_on_to_the_same_end(tmp_path, recipe):
     [
         (1, 1, 2, "1 pair a step .* and 2 processes .* would take 2: start 1 process$"),
         (4, 8, 1, r"and 1 process with .* would take 8: give --set train\.batch_size=4$"),
-        (4, 3, 3, r"start 1 or 2 or 4 processes, with a train\.batch_size that fits$"),
+        (4, 3, 3, r"start 1, 2 or 4 processes with --set train\.batch_size=4, 2 or 1$"),
+        (4, 2, 3, r"start 2 processes, or 1 or 4 with --set train\.batch_size=4 or 1$"),
+        (1, 2, 2, r"start 1 process with --set train\.batch_size=1$"),
+        (60, 9, 7, r"start 4, 5, 6 or 10 processes with --set train\.batch_size=15, 12, 10 or 6$"),
     ],
 )
 def test_another_batch_than_the_run_s_is_refused_with_a_way_out(
