@@ -578,13 +578,18 @@ def test_what_a_lost_process_leaves_is_told_by_who_wrote_it(linked):
     _, other = linked()
     told = other.link.explain(GONE)
     assert re.search("lost.*training had not begun", str(told)), told
+    for saved, by_main, by_another in (
+        (None, "; nothing was saved yet", "may still save, or begins anew"),
+        (5, "--resume goes on from step 5, and", "step 5, or a later one that the main process"),
+    ):
+        for speaker, said in enumerate((by_main, by_another)):
+            both = linked()
+            both[0].note_saved(saved)
+            both[1].note_saved(10)  # ahead of the main one, which is still writing
+            told = both[speaker].link.explain(GONE)
+            assert said in str(told), told
     main, other = linked()
-    main.note_saved(None)
-    assert "nothing was saved yet" in str(other.link.explain(GONE))
-    main, other = linked()
-    main.note_saved(5)
-    other.note_saved(10)  # ahead of the main one, which is still writing
-    assert "--resume goes on from step 5," in str(other.link.explain(GONE))
+    assert "lost" in str(other.link.explain(GONE))
     # Once is enough.
     assert isinstance(main.link.explain(GONE), SaidElsewhere)
 
@@ -659,6 +664,7 @@ def test_torchrun_starts_again_what_was_killed(tmp_path, recipe):
     codes, said = started.codes(120), started.said()
     assert codes == [0], said
     assert said.count("process 1 was lost") == 1, said
+    assert "training: 6 steps, 4 pairs a step (2 processes with 2 each)" in said
     assert "--resume goes on from step 4" in said
     assert said.count("finished: ") == 1
     assert "destroy_process_group" not in said

@@ -10,6 +10,8 @@ from img2img.registry import Registry
 from img2img.report.progress import ProgressDisplay
 from img2img.training import FinishedRun
 
+RECIPE = {"train": {"batch_size": 3}}
+
 
 @pytest.mark.parametrize("is_terminal", [False, True])
 @pytest.mark.parametrize(
@@ -20,7 +22,7 @@ def test_where_a_run_begins(is_terminal, start, said):
     file = io.StringIO()
     display = ProgressDisplay(Console(file=file, force_terminal=is_terminal, width=80))
     display.start()
-    display.on_run_start(start, 400)
+    display.on_run_start(RECIPE, start, 400)
     display.stop()
     told = file.getvalue()
     # A terminal has a bar; of a new run it says all there is to say.
@@ -31,8 +33,25 @@ def test_where_a_run_begins(is_terminal, start, said):
 
 def test_a_finished_run_does_not_go_on():
     file = io.StringIO()
-    ProgressDisplay(Console(file=file)).on_run_start(400, 400)
+    ProgressDisplay(Console(file=file), processes=2).on_run_start(RECIPE, 400, 400)
     assert file.getvalue() == "training: 0 steps\n"
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        (0, "training: 400 steps, 12 pairs a step (4 processes with 3 each)\n"),
+        (50, "350 steps to go, 12 pairs a step (4 processes with 3 each)\n"),
+    ],
+)
+def test_several_processes_say_how_they_share_a_step(is_terminal, start, said):
+    """On a terminal too: its bar does not tell that a batch size is that of each process."""
+    file = io.StringIO()
+    display = ProgressDisplay(Console(file=file, force_terminal=is_terminal, width=50), processes=4)
+    display.on_run_start(RECIPE, start, 400)
+    display.stop()
+    assert said in file.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def run(
     with joined(device) as processes:
         quiet = quiet or not processes.main
         console = Console(stderr=True, quiet=quiet, markup=False)
-        display = ProgressDisplay(console)
+        display = ProgressDisplay(console, processes.world_size)
         with contextlib.ExitStack() as silence:
             if not processes.main:
                 silence.enter_context(contextlib.redirect_stderr(io.StringIO()))

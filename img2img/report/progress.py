@@ -31,10 +31,16 @@ class _TwoLines(Progress):
 
 
 class ProgressDisplay:
-    """Step, losses, images/s and time left; a line now and then where there is no terminal."""
+    """Step, losses, images/s and time left; a line now and then where there is no terminal.
 
-    def __init__(self, console: Console) -> None:
+    Args:
+        console: where it is shown.
+        processes: how many train together; this one speaks for all.
+    """
+
+    def __init__(self, console: Console, processes: int = 1) -> None:
         self._console = console
+        self._processes = processes
         self._progress: _TwoLines | None = None
         self._task = TaskID(0)
         self._total = 0
@@ -46,15 +52,16 @@ class ProgressDisplay:
         self._status.start()
 
     @hookimpl
-    def on_run_start(self, start_step: int, total_steps: int) -> None:
+    def on_run_start(self, recipe: Mapping[str, Any], start_step: int, total_steps: int) -> None:
         self._total = total_steps
         self._status.stop()
         left = total_steps - start_step
+        shared = self._shared(recipe["train"]["batch_size"]) if self._processes > 1 and left else ""
         if start_step and left:
-            line = f"going on from step {start_step}: {left} steps to go"
-            self._console.print(line, highlight=False)
-        elif not self._console.is_terminal:
-            self._console.print(f"training: {left} steps", highlight=False)
+            line = f"going on from step {start_step}: {left} steps to go{shared}"
+            self._console.print(line, highlight=False, soft_wrap=True)
+        elif shared or not self._console.is_terminal:
+            self._console.print(f"training: {left} steps{shared}", highlight=False, soft_wrap=True)
         if not self._console.is_terminal:
             return
         self._progress = _TwoLines(
@@ -93,6 +100,11 @@ class ProgressDisplay:
                 highlight=False,
                 soft_wrap=True,
             )
+
+    def _shared(self, batch_size: int) -> str:
+        """How the processes share a step: batch sizes are easily taken for that of all of them."""
+        pairs = batch_size * self._processes
+        return f", {pairs} pairs a step ({self._processes} processes with {batch_size} each)"
 
     @hookimpl
     def on_run_end(self, run_dir: Path) -> None:
