@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 import time
+import zlib
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -152,13 +153,20 @@ def test_what_cannot_be_read_is_not_kept(folder, cache, monkeypatch):
 
 
 def sealed(data):
-    """With the sum of its words that such a file has."""
-    words = memoryview(data[24:] + bytes(-len(data) % 8)).cast("Q")
-    return data[:16] + (sum(words) % 2**64).to_bytes(8, sys.byteorder) + data[24:]
+    """With the checksum that such a file has."""
+    return data[:16] + zlib.crc32(data[24:]).to_bytes(8, "little") + data[24:]
 
 
 def flipped(data, at):
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+def swapped(data, size):
+    """Two words behind each other have changed places: of where names begin, not the last."""
+    at = len(data) - 40
+    return (
+        data[:at] + data[at + size : at + 2 * size] + data[at : at + size] + data[at + 2 * size :]
+    )
 
 
 DAMAGE = {
@@ -167,7 +175,7 @@ DAMAGE = {
     "shorter": lambda data: data[:10],
     "cut off": lambda data: sealed(data[:-8]),
     "longer": lambda data: data + bytes(8),
-    "another version": lambda data: data.replace(b"kept 2", b"kept 3"),
+    "another version": lambda data: data.replace(b"kept 3", b"kept 2"),
     "no JSON": lambda data: sealed(data[:32] + b"}" + data[33:]),
     "no table": lambda data: sealed(data[:24] + (2).to_bytes(8, "little") + b"[]"),
     "huge header": lambda data: sealed(data[:24] + b"\xff" * 8 + data[32:]),
@@ -180,6 +188,8 @@ DAMAGE = {
     "a bit of the sum": lambda data: flipped(data, 20),
     "a bit of the header": lambda data: flipped(data, data.index(b'"int64"') - 9),
     "a bit of a name": lambda data: flipped(data, data.rindex(b".png")),
+    "words of 8 bytes swapped": lambda data: swapped(data, 8),
+    "words of 4 bytes swapped": lambda data: swapped(data, 4),
     "a bit of the end": lambda data: flipped(data, len(data) - 1),
 }
 

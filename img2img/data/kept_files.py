@@ -11,6 +11,7 @@ import json
 import mmap
 import os
 import sys
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ Arrays = dict[str, NDArray[Any]]
 Key = Mapping[str, Any]
 
 # A change of what is in these files is a change of this line.
-_MAGIC = b"img2img kept 2\n\0"
-# Behind it: the sum of all words that follow, and how long the header is that comes next.
+_MAGIC = b"img2img kept 3\n\0"
+# Behind it: the CRC-32 of all that follows, and how long the header is that comes next.
 _START = len(_MAGIC) + 16
 _TYPES = {"uint8": np.uint8, "int64": np.int64}
 _ALIGNED = 8
@@ -78,13 +79,13 @@ def keep(key: Key, arrays: Arrays) -> None:
             head = len(header).to_bytes(8, "little") + header
             head += bytes(_first(len(header)) - len(_MAGIC) - 8 - len(head))
             file.write(_MAGIC + bytes(8) + head)
-            total = _sum(np.frombuffer(head, np.uint8))
+            found = zlib.crc32(head)
             for array in map(np.ascontiguousarray, arrays.values()):
-                file.write(array.data)
-                file.write(bytes(-array.nbytes % _ALIGNED))
-                total += _sum(array)
+                for part in (array.data, bytes(-array.nbytes % _ALIGNED)):
+                    file.write(part)
+                    found = zlib.crc32(part, found)
             file.seek(len(_MAGIC))
-            file.write((total % 2**64).to_bytes(8, "little"))
+            file.write(found.to_bytes(8, "little"))
     except OSError:
         return
 
@@ -92,7 +93,7 @@ def keep(key: Key, arrays: Arrays) -> None:
 def load(key: Key) -> Arrays | None:
     """What was kept, mapped from its file; None where there is nothing that can be used.
 
-    It takes no memory, and hardly any time: every byte is summed up, a million names in 3 ms.
+    It takes no memory, and hardly any time: every byte is checked, a million names in 5 ms.
     """
     path = _place(key)
     if path is None:
@@ -132,21 +133,13 @@ def _first(header: int) -> int:
     return -(-(_START + header) // _ALIGNED) * _ALIGNED
 
 
-def _sum(array: NDArray[Any]) -> int:
-    """The sum of all words of 8 bytes in a contiguous array, the last filled up with zeros."""
-    data = array.view(np.uint8)
-    whole = len(data) // _ALIGNED * _ALIGNED
-    rest = int.from_bytes(data[whole:].tobytes(), "little")
-    return (int(data[:whole].view("<u8").sum(dtype=np.uint64)) + rest) % 2**64
-
-
 def _arrays(mapped: mmap.mmap, key: Key) -> Arrays | None:
     if mapped[: len(_MAGIC)] != _MAGIC:
         return None
     middle = len(_MAGIC) + 8
-    total = int.from_bytes(mapped[len(_MAGIC) : middle], "little")
+    written = int.from_bytes(mapped[len(_MAGIC) : middle], "little")
     # A wrong name or place would cost a pair, or give another image for it, and nobody would know.
-    if _sum(np.frombuffer(mapped, np.uint8, offset=middle)) != total:
+    if zlib.crc32(memoryview(mapped)[middle:]) != written:
         return None
     length = int.from_bytes(mapped[middle:_START], "little")
     header = json.loads(mapped[_START : _START + length])
