@@ -22,7 +22,7 @@ from record import add_record_option, check_page, record
 from torch import Tensor
 
 import img2img
-from img2img.bench.hardware import device_name
+from img2img.bench.hardware import device_name, wait_for
 from img2img.engine.precision import resolve_device
 from img2img.engine.records import Records
 from img2img.engine.writing import Writer
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def benchmark(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """What `main` prints."""
-    clock = Clock()
+    clock = Clock(device)
     sets = {
         "data.root": str(options.data.absolute()),
         "data.crop_size": options.size,
@@ -93,9 +93,14 @@ def benchmark(options: argparse.Namespace, device: torch.device) -> dict[str, An
 
 
 class Clock:
-    """Seconds by kind: that steps waited, of these in the generator, and that were spent beside."""
+    """Seconds by kind: that steps waited, of these in the generator, and that were spent beside.
 
-    def __init__(self) -> None:
+    Args:
+        device: where runs train.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self.waited: dict[str, list[float]] = defaultdict(list)
         self.network: dict[str, list[float]] = defaultdict(list)
         self.beside: dict[str, list[float]] = defaultdict(list)
@@ -127,7 +132,10 @@ class Clock:
             return losses
 
         def submitted(
-            writer: Writer, job: Callable[[], None], then: Callable[[], None] | None = None
+            writer: Writer,
+            job: Callable[[], None],
+            then: Callable[[], None] | None = None,
+            **options: bool,
         ) -> None:
             kind, first = self._follows or self._kind or "sheet", self._follows is None
 
@@ -146,7 +154,7 @@ class Clock:
                 self._timed("events", then)()
                 self._follows = None
 
-            submit(writer, timed, then and followed)
+            submit(writer, timed, then and followed, **options)
 
         def settled(kind: str, call: Callable[..., None]) -> Callable[..., None]:
             def after_all_is_written(records: Records, **what: bool) -> None:
@@ -162,6 +170,8 @@ class Clock:
         def translated(translator: Translator, images: Tensor) -> Tensor:
             began = time.perf_counter()
             output = translate(translator, images)
+            # Or a GPU would do it in the time of whatever asks for the output.
+            wait_for(self._device)
             self._in_network += time.perf_counter() - began
             return output
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import importlib
 import json
 import statistics
@@ -239,13 +240,23 @@ def serve(options: Namespace, device: torch.device) -> None:
     torch.manual_seed(0)
     source, target = pairs(options, device, options.batch[0])
     with contextlib.ExitStack() as stack:
+        stepper = None
         if options.contender == "peer":
             step, networks = peer_step(options, source, target)
         else:
             stack.enter_context(keeping_freed_memory(device))
-            step, networks = our_step(options, source, target)
+            stepper, networks = our_step(options, device)
+            stack.enter_context(contextlib.closing(stepper))
+            step = functools.partial(stepper, source, target, 1)
         for _ in range(WARM_UP_STEPS):
             step()
+        # An eager step must not stand in a row of captured ones.
+        if stepper is not None and "captured" in options.contender and not stepper.captured:
+            way = "compiled" if "compiled" in options.contender else "eager"
+            raise SystemExit(
+                f"{options.contender}: the step was not recorded as a CUDA graph on {device}; "
+                f"--way {way} times it as it is"
+            )
         wait_for(device)
         print(json.dumps(sizes_of(networks)), flush=True)
         for line in sys.stdin:
@@ -264,12 +275,12 @@ def pairs(options: Namespace, device: torch.device, count: int) -> tuple[Tensor,
     return source, target
 
 
-def our_step(options: Namespace, source: Tensor, target: Tensor) -> tuple[Step, Networks]:
+def our_step(options: Namespace, device: torch.device) -> tuple[Stepper, Networks]:
     """One step of ours, as the contender's name says."""
     precision, way = options.contender.split()
-    method = our_method(options, precision, source.device)
-    stepper = Stepper(method, source.device, capture="captured" in way, compile="compiled" in way)
-    return lambda: stepper(source, target, 1), method.networks
+    method = our_method(options, precision, device)
+    stepper = Stepper(method, device, capture="captured" in way, compile="compiled" in way)
+    return stepper, method.networks
 
 
 def our_method(options: Namespace, precision: Resolved, device: torch.device) -> Pix2Pix:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -221,8 +222,9 @@ def alone_and_floor(
         for network in method.networks.values():
             network.train()
         step = Stepper(method, device, capture=train.capture, compile=train.compile)
-        taken = time_steps(lambda: step(source, target, 1), device, seconds)
-        told = {"step_alone_s": statistics.median(taken), "captured": step.captured}
+        with closing(step):
+            taken = time_steps(lambda: step(source, target, 1), device, seconds)
+            told = {"step_alone_s": statistics.median(taken), "captured": step.captured}
         del step, method
     hardware = measure_hardware(device, seconds)
     return {**told, "floor_step_s": work.floor(hardware, precision, batch)}
@@ -341,6 +343,8 @@ def keep(page: Path, result: dict[str, Any], device: torch.device) -> None:
     if ours["busy"] is not None:
         alone, busy = shown(1000 * ours["step_alone_s"]), f"{ours['busy']:.0%}"
         note += f" A step alone takes {alone} ms, so the device is busy for {busy} of the run."
+        if not ours["captured"]:
+            note += " Steps were not recorded as a CUDA graph."
     if peer is not None:
         note += f" The run takes {peer['ratio']:.3g} of the peer's time."
     record(page, "run", device, ["", "s", "of the run"], rows, note)

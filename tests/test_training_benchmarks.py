@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -363,12 +364,17 @@ def test_what_steps_wait_for(monkeypatch, data, page, capsys):
 
     for name in ("write_sheet", "write_checkpoint", "save_bundle"):
         late(name)
+    # A device that works on for a second after each call, as a GPU does.
+    worked = []
+    monkeypatch.setattr(pauses, "wait_for", worked.append)
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + len(worked))
+    monkeypatch.setattr(pauses, "time", clock)
     pauses.main(small(data, rounds=3, record=path))
     kinds = json.loads(capsys.readouterr().out)["kinds"]
     for name in ("sheet", "scores", "checkpoint"):
         assert kinds[name]["beside_s"] > max(slow, kinds[name]["waited_s"])
         assert kinds[name]["waited_s"] > 0
-    assert kinds["sheet"]["network_s"] > 0 == kinds["checkpoint"]["network_s"]
+    assert kinds["sheet"]["network_s"] > 1 > 0 == kinds["checkpoint"]["network_s"]
     assert kinds["log"]["waited_s"] > 0 and kinds["log"]["beside_s"] is None
     assert "| a sheet of samples |" in path.read_text()
 
@@ -393,6 +399,15 @@ def test_a_table_without_a_peer_has_no_column_of_it(monkeypatch, page, ratio):
         bool(ratio),
         *[6 if ratio else 5] * 3,
     ]
+
+
+def test_an_eager_step_is_not_timed_as_a_captured_one(monkeypatch, capsys):
+    """On a CPU nothing is recorded; here in this process, and not in a contender's own."""
+    module = script("train_step", monkeypatch)
+    given = ["--device=cpu", "--size=32", "--width=2", "--batch=1"]
+    with pytest.raises(SystemExit, match="not recorded as a CUDA graph on cpu; --way eager"):
+        module.main([*given, "--contender=float32 captured"])
+    assert capsys.readouterr().out == ""
 
 
 # A whole run
@@ -504,6 +519,54 @@ def test_how_busy_a_gpu_is(training_run, capsys, monkeypatch, data):
     assert told["ours"]["busy"] == pytest.approx(5 * 0.6 / 4)
     assert told["floor_s"] == pytest.approx(0.5)
     assert told["peer"] is None
+
+
+@pytest.mark.parametrize("captured", [True, False])
+def test_steps_that_were_not_recorded_are_told_on_the_page(training_run, page, captured):
+    parts = dict.fromkeys(training_run.PARTS, 1.0)
+    ours = {"wall_s": 9.0, "step_s": 0.1, "step_alone_s": 0.1, "log_lines": 3, "busy": 0.5}
+    result = {
+        "ours": {**ours, "parts": parts, "captured": captured},
+        "peer": None,
+        "floor_s": 1.0,
+        "precision": "float32",
+        "settings": {"steps": 1, "batch": 1, "size": 32, "width": 2},
+    }
+    path = page("run-cpu")
+    training_run.keep(path, result, torch.device("cpu"))
+    assert ("not recorded as a CUDA graph" in path.read_text()) is not captured
+
+
+def test_a_step_that_is_timed_alone_is_let_go(training_run, monkeypatch, registry):
+    """All that wants a GPU is made up."""
+    from img2img.engine.precision import resolve_precision
+    from img2img.recipe_files import find_recipe
+    from img2img.recipe_parser import load_recipe
+
+    let_go = []
+
+    class Captured:
+        captured = True
+
+        def __init__(self, *_, **__):
+            pass
+
+        def close(self):
+            let_go.append(self)
+
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    build = training_run.build_networks
+    monkeypatch.setattr(training_run, "build_networks", lambda r, g, _, p: build(r, g, cpu, p))
+    monkeypatch.setattr(torch, "rand", lambda *shape, device: torch.zeros(shape))
+    monkeypatch.setattr(
+        training_run, "resolve_precision", lambda name, _: resolve_precision(name, cpu)
+    )
+    monkeypatch.setattr(training_run, "Stepper", Captured)
+    monkeypatch.setattr(training_run, "time_steps", lambda *_: [1.0])
+    set_ = ["data.crop_size=32", "generator.width=2", "discriminator.width=2"]
+    recipe = load_recipe(find_recipe("facades"), registry, set_)
+    told = training_run.alone_and_floor(recipe, registry, gpu, 0.1)
+    assert told["captured"] is True and len(let_go) == 1
 
 
 def test_a_run_that_is_shorter_than_asked_for(training_run, monkeypatch, data):
