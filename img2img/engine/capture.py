@@ -99,13 +99,15 @@ def _recover(stream: torch.cuda.Stream, pool: tuple[int, int]) -> None:
     """Undo what torch before 2.13 leaves behind where CUDA ends a recording.
 
     There the recording's stream stays the current one; the next dropout fails, because random
-    numbers count as being recorded; and no memory that two streams used is ever given back.
+    numbers count as being recorded; and neither memory that two streams used nor that of the
+    recording is ever given back.
     """
     torch.cuda.set_stream(stream)
     device = stream.device.index
     # Later versions have done all of it, and say so by an error.
     with contextlib.suppress(Exception):
         torch._C._cuda_endAllocateToPool(device, pool)
+        torch._C._cuda_releasePool(device, pool)
     with contextlib.suppress(Exception):
         generator = torch.cuda.default_generators[device]
         generator.graphsafe_set_state(generator.clone_state())
