@@ -2,10 +2,12 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -751,6 +753,125 @@ def test_it_is_said_once_for_both_splits(root):
         for split in ("train", "val"):
             Shards(root, split)
     assert [str(each.message).split(" has ")[0][-7:] for each in told] == ["001.tar", "002.tar"]
+
+
+def told_of(root, split="train"):
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        source = Shards(root, split)
+    return len(source), [str(each.message) for each in told]
+
+
+def put_bytes(path, data):
+    path.write_bytes(data)
+    old = time.time_ns() - 10**10
+    os.utime(path, ns=(old, old))
+
+
+def interrupted(path):
+    """As large as it should be, with the first pair in it."""
+    with tarfile.open(path) as tar:
+        end = tar.getmembers()[2].offset
+    put_bytes(path, path.read_bytes()[:end] + bytes(3 << 20))
+
+
+def joined(path):
+    put_bytes(path, path.read_bytes() + path.read_bytes())
+
+
+SILENT = {
+    "zeros only": (lambda path: put_bytes(path, bytes(20_000)), 0, "no pairs in PATH, though .* i"),
+    "many zeros only": (lambda path: put_bytes(path, bytes(2 << 20)), 0, "no pairs in PATH, thou"),
+    "called otherwise": (
+        lambda path: write(path, pair_files(range(5, 12), "photo.png", "map.png")),
+        0,
+        r"no pairs in PATH, though other tar files have .* copy it again, .*data\.first",
+    ),
+    "interrupted": (interrupted, 1, "more than 1 MiB of zeros at the end of PATH, .* copy it"),
+    "joined": (joined, 7, "more behind the end mark of PATH, where .*GNU tar.*--ignore-zeros"),
+}
+
+
+@pytest.mark.parametrize(("damage", "left", "message"), SILENT.values(), ids=SILENT)
+def test_shards_damaged_in_silence_are_said(root, cache, monkeypatch, damage, left, message):
+    """Once each time, also where the index was kept."""
+    damage(root / "001.tar")
+    message = message.replace("PATH", str(root / "001.tar"))
+    for start in range(2):
+        if start:
+            monkeypatch.setattr(shard_index, "members", refuse)
+        pairs, (told,) = told_of(root)
+        # One of them is held out.
+        assert pairs == 5 + left
+        assert re.match(f"data.root: {message}", told)
+        assert "\n" not in told
+
+
+def test_of_many_damaged_shards_the_first_are_named(tmp_path):
+    for number in range(9):
+        write(tmp_path / f"train-{number}.tar", pair_files([number]))
+    write(tmp_path / "val.tar", pair_files([1]))
+    for number in range(1, 6):
+        put_bytes(tmp_path / f"train-{number}.tar", bytes(10_240))
+    interrupted_ = write(tmp_path / "train-7.tar", pair_files(range(3)))
+    interrupted(interrupted_)
+    pairs, (empty, zeros) = told_of(tmp_path)
+    assert pairs == 4
+    named = ", ".join(str(tmp_path / f"train-{number}.tar") for number in (1, 2, 3))
+    assert f"no pairs in {named} and 2 more, though" in empty
+    assert f"the end of {interrupted_}, as" in zeros
+    assert told_of(tmp_path, "val") == (1, [])
+
+
+def test_padding_is_nothing_to_say(root):
+    """`tar -b` fills up with zeros to the end of its record."""
+    with tarfile.open(root / "001.tar") as tar:
+        last = tar.getmembers()[-1]
+    end = last.offset_data + -(-last.size // 512) * 512
+    data = (root / "001.tar").read_bytes()[:end]
+    for more, is_said in ((512, False), (512 + (1 << 20), False), (1024 + (1 << 20), True)):
+        put_bytes(root / "001.tar", data + bytes(more))
+        pairs, told = told_of(root)
+        assert (pairs, bool(told)) == (12, is_said)
+
+
+def test_of_what_follows_the_end_little_is_read(root):
+    """Some gigabytes of zeros."""
+    os.truncate(root / "001.tar", 3 << 30)
+    tracemalloc.start()
+    try:
+        assert "1 MiB of zeros" in told_of(root)[1][0]
+        assert tracemalloc.get_traced_memory()[1] < 5 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_shard_cut_off_within_a_pair(root):
+    """The recipe is named only where no pair is whole."""
+    with tarfile.open(root / "001.tar") as tar:
+        places = [member.offset for member in tar]
+    whole = (root / "001.tar").read_bytes()
+    for members_left, end, cause, is_recipe in (
+        (5, b"", "it has no end mark", False),
+        (5, bytes(2 << 20), "it ends in more than 1 MiB of zeros", False),
+        (1, b"", "it has no end mark", True),
+    ):
+        put_bytes(root / "001.tar", whole[: places[members_left]] + end)
+        lacking = f"{5 + members_left // 2:06}"
+        message = f"has no {lacking}.target .*; {cause}, so it may have been copied in part"
+        with pytest.raises(DataError, match=message) as caught:
+            Shards(root, "train")
+        assert ("data.second" in str(caught.value)) == is_recipe
+
+
+def test_one_pair_is_told_as_one(root):
+    without_end(root / "002.tar")
+    (told,) = told_of(root)[1]
+    assert "cut off after the only pair in it; copy" in told
+    without_end(write(root / "001.tar", [("readme.txt", b"x")]))
+    told = told_of(root)[1]
+    assert "cut off; copy it again" in told[0]
+    assert len(told) == 3
 
 
 @pytest.mark.parametrize(

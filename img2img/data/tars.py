@@ -6,6 +6,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,12 +18,27 @@ _LONGEST_TEXT = 1 << 20
 # Images of usual size lie closer than that, and reading several headers at once, with all between
 # them, takes less than going to each: on a disk that turns, that is a movement of its arm.
 _AT_ONCE = 1 << 18
+# Zeros that may follow the end mark: `tar` fills up 10,240 bytes, with `-b` any number.
+_PADDING = 1 << 20
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
 }
+
+
+class Ending(IntEnum):
+    """What a tar file has behind its last member."""
+
+    # A block of zeros, the end mark, and padding.
+    WHOLE = 0
+    # No end mark: it may have been cut off between two members.
+    MISSING = 1
+    # More zeros than padding: disk space was set aside for it, and only in part written to.
+    ZEROS = 2
+    # Behind the end mark something else, which readers of tar files do not look at.
+    MORE = 3
 
 
 @dataclass(frozen=True)
@@ -42,13 +58,13 @@ class Member:
     odd: str = ""
 
 
-def members(path: Path, no_end: Callable[[], None] = lambda: None) -> Iterator[Member]:
+def members(path: Path, at_end: Callable[[Ending], None] = lambda ending: None) -> Iterator[Member]:
     """The members of a tar file in order: ustar, GNU's format, or pax. Folders are passed over.
 
     Args:
         path: the tar file.
-        no_end: called after the last member if no block of zeros follows, which is how all tar
-            files end: it may have been cut off between two members.
+        at_end: called after the last member with what follows it. A megabyte of that is read at
+            most.
 
     Raises:
         DataError: it is compressed, damaged, cut off, or no tar file; how far it was read is no
@@ -58,8 +74,7 @@ def members(path: Path, no_end: Callable[[], None] = lambda: None) -> Iterator[M
         with path.open("rb", buffering=_AT_ONCE) as file:
             headers = _Headers(path, file)
             yield from headers.members()
-            if not headers.is_ended:
-                no_end()
+            at_end(headers.ending())
     except OSError as error:
         raise DataError(f"data.root: {path} cannot be read ({error.strerror})") from error
 
@@ -93,6 +108,16 @@ class _Headers:
             said = {}
         if said:
             raise self._damaged("ends after a header that announces another")
+
+    def ending(self) -> Ending:
+        """What follows, after all members."""
+        if not self.is_ended:
+            return Ending.MISSING
+        self.file.seek(self.at)
+        rest = self.file.read(min(self.end - self.at, _PADDING))
+        if rest.count(0) < len(rest):
+            return Ending.MORE
+        return Ending.WHOLE if self.end - self.at <= _PADDING else Ending.ZEROS
 
     def _member(self, info: tarfile.TarInfo, said: dict[str, str]) -> Member | None:
         name = said.get("path", info.name).rstrip("/")
