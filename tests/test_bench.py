@@ -19,7 +19,7 @@ from img2img.bench.advice import advise
 from img2img.bench.floor import StepWork, count_work
 from img2img.bench.hardware import Hardware, measure_hardware
 from img2img.bench.measuring import Findings
-from img2img.bench.steps import LEFT_OUT, StepTime, StepTimer, implausible
+from img2img.bench.steps import LEFT_OUT, NOT_RECORDED, StepTime, StepTimer, implausible
 from img2img.bench.timing import Loading, time_in_turn, time_loading, time_steps
 from img2img.cli import main
 from img2img.data.loading import PairDataset
@@ -218,6 +218,79 @@ def test_precisions_that_do_not_fit_together_are_timed_alone(monkeypatch):
     made.time([4], ["bfloat16", "float32"], time.perf_counter() + 100, 1.0)
     assert asked[1:] == [(4, ("bfloat16",)), (4, ("float32",))]
     assert [row.seconds for row in made.found()] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("at_once", "never", "groups", "noted"),
+    [
+        (2, (), [2], []),
+        (1, (), [2, 1, 1], []),
+        (2, ("float32",), [2, 1, 1], ["float32"]),
+        (2, ("bfloat16", "float32"), [2], ["bfloat16", "float32"]),
+    ],
+    ids=["both", "one at once", "one never", "none"],
+)
+def test_recordings_that_do_not_fit_together_are_timed_alone(
+    monkeypatch, at_once, never, groups, noted
+):
+    """A recorded step takes 1 second here, and another 3."""
+    timed, held = [], []
+
+    class Recorded:
+        def __init__(self, method, device, *, capture, compile):
+            self.precision, self.captured = method.precision, False
+
+        def __call__(self, source, target, number):
+            if len(held) < at_once and self.precision not in never:
+                held.append(self)
+                self.captured = True
+
+        def close(self):
+            if self.captured:
+                held.remove(self)
+                self.captured = False
+
+    def in_turn(several, device, seconds):
+        assert not held
+        timed.append(len(several))
+        rounds = []
+        for step in several:
+            before = len(held)
+            step()
+            rounds.append([1.0 if len(held) > before else 3.0])
+        return rounds
+
+    def build(recipe, registry, device, precision):
+        return None, SimpleNamespace(networks={}, precision=precision)
+
+    monkeypatch.setattr(steps, "Stepper", Recorded)
+    monkeypatch.setattr(steps, "time_in_turn", in_turn)
+    monkeypatch.setattr(steps, "build_networks", build)
+    monkeypatch.setattr(StepTimer, "_count", lambda self: None)
+    monkeypatch.setattr(StepTimer, "_lacks_memory", lambda *_: "")
+    pairs = SimpleNamespace(batch=lambda *_: (None, None))
+    gpu, none = torch.device("cuda"), Hardware("", 1.0, {})
+    made = StepTimer(recipe(), None, gpu, none, pairs, lambda text: None)
+    made.time([4], ["bfloat16", "float32"], time.perf_counter() + 100, 1.0)
+    assert timed == groups and not held
+    rows = {row.precision: row for row in made.found()}
+    assert [name for name, row in rows.items() if row.note == NOT_RECORDED] == noted
+    assert {n: row.seconds for n, row in rows.items()} == {
+        name: 3.0 if name in noted else 1.0 for name in rows
+    }
+
+
+def test_a_recipe_that_asks_for_no_recording_is_told_of_none(monkeypatch):
+    unasked = SimpleNamespace(train=TrainSettings(steps=1, capture=False))
+    monkeypatch.setattr(StepTimer, "_count", lambda self: None)
+    monkeypatch.setattr(StepTimer, "_lacks_memory", lambda *_: "")
+    monkeypatch.setattr(StepTimer, "_in_turn", lambda *_: ([[1.0]], [False]))
+    for device in (torch.device("cuda"), CPU):
+        for chosen in (unasked, recipe()):
+            made = StepTimer(chosen, None, device, None, None, lambda text: None)
+            made.time([1], ["float32"], time.perf_counter() + 100, 1.0)
+            asked = chosen is not unasked and device != CPU
+            assert [row.note for row in made.found()] == [NOT_RECORDED if asked else ""]
 
 
 class SlowAtFirst:

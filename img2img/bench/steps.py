@@ -27,6 +27,7 @@ Row = tuple[int, Resolved]
 Tell = Callable[[str], None]
 
 LEFT_OUT = "would take too long; try more --seconds"
+NOT_RECORDED = "could not be recorded as a CUDA graph; the time is that without one"
 # More than this between rounds of one step is no noise of its own.
 SCATTER = 1.5
 # A smaller batch may take as long as a larger one where starting kernels is what takes the time.
@@ -43,7 +44,7 @@ class StepTime:
         seconds: of the quickest round, which other programs disturbed least; None if it was not
             measured.
         floor: the least it can take, in seconds; None where that is not known.
-        note: why it was not measured.
+        note: why it was not measured, or was in another way than asked for.
         slow: seconds that three quarters of the rounds kept below; of two or three, the slowest.
     """
 
@@ -111,6 +112,7 @@ class StepTimer:
         self.work = self._count()
         self._rounds: dict[Row, list[float]] = {}
         self._notes: dict[Row, str] = {}
+        self._not_recorded: set[Row] = set()
 
     def time(
         self, batch_sizes: Sequence[int], precisions: Sequence[Resolved], ends: float, least: float
@@ -157,13 +159,14 @@ class StepTimer:
         """All rows, by batch and precision."""
         rows = []
         for size, precision in sorted({*self._rounds, *self._notes}):
-            rounds, note = self._rounds.get((size, precision)), self._notes.get((size, precision))
-            floor = self._floor((size, precision))
+            rounds, floor = self._rounds.get((size, precision)), self._floor((size, precision))
             if rounds is None:
-                rows.append(StepTime(precision, size, None, floor, note or ""))
+                note = self._notes[size, precision]
+                rows.append(StepTime(precision, size, None, floor, note))
                 continue
             slow = max(rounds) if len(rounds) < 4 else statistics.quantiles(rounds, n=4)[2]
-            rows.append(StepTime(precision, size, min(rounds), floor, "", slow))
+            note = NOT_RECORDED if (size, precision) in self._not_recorded else ""
+            rows.append(StepTime(precision, size, min(rounds), floor, note, slow))
         return tuple(rows)
 
     def left_out_s(self) -> float | None:
@@ -247,8 +250,24 @@ class StepTimer:
             self._time(size, [precision], seconds / len(precisions))
 
     def _run(self, size: int, precisions: Sequence[Resolved], seconds: float) -> list[list[float]]:
-        train = self.recipe.train
+        """Rounds of each precision, of recorded steps wherever a precision can have them."""
+        taken, captured = self._in_turn(size, precisions, seconds)
+        if any(captured) and not all(captured):
+            # A recording keeps its memory, and may have left too little for the next one.
+            taken = []
+            for precision in precisions:
+                self._tidy()
+                taken += self._run(size, [precision], seconds / len(precisions))
+        elif self.recipe.train.capture and self.device.type == "cuda" and not any(captured):
+            self._not_recorded.update((size, precision) for precision in precisions)
+        return taken
 
+    def _in_turn(
+        self, size: int, precisions: Sequence[Resolved], seconds: float
+    ) -> tuple[list[list[float]], list[bool]]:
+        """Rounds of each precision, and whether its steps were recorded; all are held at once."""
+        train = self.recipe.train
+        steppers: list[Stepper] = []
         with ExitStack() as stack:
             stack.enter_context(keeping_freed_memory(self.device))
 
@@ -260,6 +279,7 @@ class StepTimer:
                 source, target = self.pairs.batch(size, task, self.device)
                 step = Stepper(method, self.device, capture=train.capture, compile=train.compile)
                 stack.callback(step.close)
+                steppers.append(step)
                 number = 0
 
                 def once() -> None:
@@ -269,7 +289,8 @@ class StepTimer:
 
                 return once
 
-            return time_in_turn([contender(name) for name in precisions], self.device, seconds)
+            taken = time_in_turn([contender(name) for name in precisions], self.device, seconds)
+            return taken, [step.captured for step in steppers]
 
     def _tidy(self) -> None:
         # Networks and optimizers know each other in circles.
