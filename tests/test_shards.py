@@ -348,6 +348,7 @@ def test_a_damaged_index_is_made_again(root, cache, monkeypatch):
     for damage in (
         {"rows": good["rows"][:-5]},
         {"counts": good["counts"][1:]},
+        {"endings": good["endings"][1:]},
         {"keys.starts": None},
     ):
         arrays = {name: array for name, array in {**good, **damage}.items() if array is not None}
@@ -703,8 +704,11 @@ def test_packing_that_fails_leaves_nothing(tmp_path, capsys):
     (tmp_path / "out/mine").touch()
     with pytest.raises(DataError, match="is there already"):
         make_shards.make_shards({"train": source}, tmp_path / "out", 10**6)
+    (tmp_path / "single").mkdir()
+    Image.fromarray(noise(0)).save(tmp_path / "single/0.png")
     for arguments, message in (
-        ([tmp_path / "missing", tmp_path / "new"], "there is no folder"),
+        ([tmp_path / "missing", tmp_path / "new"], "error: there is no folder"),
+        ([tmp_path / "single", tmp_path / "new"], "two with --first and --second"),
         ([tmp_path / "in", tmp_path / "new", "--first", "A"], "go together"),
         ([tmp_path / "in", tmp_path / "new", "--megabytes", "0"], "at least 1"),
     ):

@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sources = _sources(options.folder, options.first, options.second)
         counts = make_shards(sources, options.out, options.megabytes * 1_000_000)
     except Img2ImgError as error:
-        parser.exit(error.exit_code, f"{error}\n")
+        parser.exit(error.exit_code, f"error: {error}\n")
     for split, source in sources.items():
         files = "1 tar file" if counts[split] == 1 else f"{counts[split]:,} tar files"
         print(f"{split}: {len(source):,} pairs in {files}")
@@ -128,7 +128,10 @@ def _sources(
         if seen.source == "side_by_side":
             return {split: SideBySide(folder, split) for split in splits}
         if seen.folders is None:
-            raise DataError(f"{folder}: single images, not pairs; name two folders with --first")
+            raise DataError(
+                f"{folder}: single images, not pairs; if it has a folder for each side, name the "
+                f"two with --first and --second"
+            )
         first, second = seen.folders
     return {split: TwoFolders(folder, split, first=first, second=second) for split in splits}
 
