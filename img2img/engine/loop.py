@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-from img2img.data.loading import batches, steps_per_epoch
+from img2img.data.loading import Batches, batches, steps_per_epoch
 from img2img.engine.average import WeightAverage
 from img2img.engine.checkpoint import load_checkpoint
 from img2img.engine.events import Events
@@ -69,21 +69,11 @@ def train(
     )
     global_batch = plan.batch_size * processes.world_size
     per_epoch = steps_per_epoch(len(run.train_pairs), global_batch)
-    loader = batches(
-        run.train_pairs,
-        batch_size=plan.batch_size,
-        start=state.step,
-        stop=plan.total_steps,
-        workers=plan.workers,
-        pin_memory=run.device.type == "cuda",
-        rank=processes.rank,
-        world_size=processes.world_size,
-    )
     # A smaller one at the end of an epoch is not worth recording.
     whole = min(plan.batch_size, -(-len(run.train_pairs) // processes.world_size))
     gradients = MeanGradients(method, processes)
     step = Stepper(method, run.device, capture=plan.capture, compile=plan.compile)
-    with Writer() as writer:
+    with Writer() as writer, closing(_loading(run, state)) as loader:
         records = Records(run, state, events, per_epoch, writer)
         guard = FiniteGuard(run, state, records.health, writer.wait)
         unreadable = Unreadable(len(run.train_pairs), processes, records.health)
@@ -134,3 +124,17 @@ def train(
             f"stopped at step {state.step} of {plan.total_steps}; everything is saved, and the "
             f"same command with --resume goes on"
         )
+
+
+def _loading(run: Run, state: TrainState) -> Batches:
+    """This process's batches from where training stands; the processes that load start now."""
+    return batches(
+        run.train_pairs,
+        batch_size=run.plan.batch_size,
+        start=state.step,
+        stop=run.plan.total_steps,
+        workers=run.plan.workers,
+        pin_memory=run.device.type == "cuda",
+        rank=run.processes.rank,
+        world_size=run.processes.world_size,
+    )
