@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+import img2img
 from img2img.assemble import build_datasets, worker_count
 from img2img.data import kept_pairs, resources
 from img2img.data import workers as loading_workers
@@ -230,6 +231,38 @@ def test_closing_ends_the_workers_soon():
     # Two whole messages of sixteen pairs, as each worker has waiting, would take 1.6 s.
     assert time.perf_counter() - began < 1.5
     assert not any(alive(pid) for pid in started)
+
+
+@forking
+def test_closing_before_the_first_batch_ends_the_workers():
+    """They would wait for ever, and this process for them at its end."""
+    before = workers_now()
+    loader = batches(dataset(20), batch_size=1, start=0, stop=40, workers=2)
+    started = workers_now() - before
+    assert len(started) == 2
+    loader.close()
+    assert not any(alive(pid) for pid in started)
+
+
+@forking
+def test_a_run_that_fails_before_its_first_batch_ends_its_workers(
+    tmp_path, pairs_folder, tiny_tables, monkeypatch
+):
+    recipe = tmp_path / "tiny.toml"
+    text = tiny_tables.replace('"pairs"', f'"{pairs_folder}"\nworkers = 1')
+    recipe.write_text(text + "\nsteps = 20\n")
+    before, started = workers_now(), []
+
+    def fail(*given):
+        started.extend(workers_now() - before)
+        raise ValueError("no records")
+
+    monkeypatch.setattr("img2img.engine.loop.Records", fail)
+    with pytest.raises(ValueError, match="no records") as kept:
+        img2img.train(recipe, out=tmp_path / "run", device="cpu")
+    assert len(started) == 1
+    assert not alive(started[0])
+    assert kept.traceback  # which knows all that was there
 
 
 @forking

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -221,6 +221,13 @@ def steps_per_epoch(count: int, batch_size: int) -> int:
     return -(-count // batch_size)
 
 
+class Batches(Iterator[Batch], Protocol):
+    """Batches in order; closing it ends the processes that load them, also before the first."""
+
+    def close(self) -> None:
+        """End them."""
+
+
 def batches(
     dataset: PairDataset,
     *,
@@ -231,10 +238,10 @@ def batches(
     pin_memory: bool = False,
     rank: int = 0,
     world_size: int = 1,
-) -> Iterator[Batch]:
+) -> Batches:
     """This process's batches of steps `start` to `stop`, the same ones for any number of workers.
 
-    Nothing is drawn from the global random states. Closing the iterator ends the workers.
+    Nothing is drawn from the global random states.
 
     Args:
         dataset: where pairs come from.
@@ -267,7 +274,9 @@ def batches(
     )
 
 
-def _load_here(dataset: PairDataset, parts: StepSampler, pin_memory: bool) -> Iterator[Batch]:
+def _load_here(
+    dataset: PairDataset, parts: StepSampler, pin_memory: bool
+) -> Generator[Batch, None, None]:
     for part in parts:
         batch = dataset.batch(part)
         if pin_memory:

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -51,7 +51,7 @@ def load_in_processes(
     steps_at_once: int,
     step_bytes: int,
     pin_memory: bool,
-) -> Iterator[Batch]:
+) -> _Received:
     """What `load` makes of each step, in order, made by other processes, which start now.
 
     Args:
@@ -80,14 +80,41 @@ def load_in_processes(
         # Its own, or the loader would draw from the random state that dropout uses.
         generator=torch.Generator().manual_seed(0),
     )
-    with _signals_held(), _child_handler_kept():
-        iterator = iter(loader)
-    return _received(iterator, slots, pin_memory)
+    try:
+        with _signals_held(), _child_handler_kept():
+            iterator = iter(loader)
+    except BaseException:
+        if slots is not None:
+            slots.close()
+        raise
+    return _Received(iterator, slots, pin_memory)
 
 
-def _received(
+class _Received(Iterator[Batch]):
+    """The batches in the workers' messages.
+
+    No generator, which cannot be closed before its first batch was asked for: the workers would
+    wait for ever then, and Python, at its end, for them.
+    """
+
+    def __init__(self, messages: Iterator[_Message], slots: Slots | None, pin_memory: bool) -> None:
+        self._slots = slots
+        self._batches = _unpacked(messages, slots, pin_memory)
+
+    def __next__(self) -> Batch:
+        return next(self._batches)
+
+    def close(self) -> None:
+        """End the processes, which stop at the pair they are at."""
+        if self._slots is not None:
+            self._slots.close()
+        # The last reference to the messages.
+        self._batches.close()
+
+
+def _unpacked(
     messages: Iterator[_Message], slots: Slots | None, pin_memory: bool
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     try:
         while (message := _next(messages)) is not None:
             for number, (skipped, pairs, share) in enumerate(message.steps):
@@ -107,8 +134,7 @@ def _received(
     finally:
         if slots is not None:
             slots.close()
-        # The last reference: ends the processes, which stop at the pair they are at.
-        del messages
+        del messages  # the last reference
 
 
 def _next(messages: Iterator[_Message]) -> _Message | None:
