@@ -127,6 +127,67 @@ def test_no_signal_leaves_the_thread_behind():
     assert done == [1]
 
 
+@pytest.mark.parametrize(("signals", "kept"), [(1, ["sheet", "checkpoint"]), (2, [])])
+def test_a_signal_takes_nothing_from_an_error_but_what_follows_the_last_checkpoint(signals, kept):
+    """As torchrun's, which ends all processes when one of them does, because of that error."""
+    gate, done, told = Gate(), [], []
+
+    def ask():
+        for _ in range(signals):
+            time.sleep(0.1)
+            # A real one, which wakes who waits.
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.1)
+        gate.open.set()
+
+    with pytest.raises(ValueError, match="the reason"), Writer() as writer:
+        writer.submit(gate)
+        writer.submit(lambda: done.append("sheet"))
+        writer.submit(
+            lambda: done.append("checkpoint"), lambda: told.append("checkpoint"), kept=True
+        )
+        writer.submit(lambda: done.append("later"), lambda: told.append("later"))
+        assert gate.begun.wait(PATIENCE_S)
+        threading.Thread(target=ask).start()
+        raise ValueError("the reason")
+    assert done == kept
+    assert told == kept[1:]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_what_was_not_written_is_told_beside_what_ended_the_run(error):
+    gate = Gate()
+
+    def job():
+        gate()
+        fail()
+
+    with (
+        pytest.warns(RuntimeWarning, match="a file was not written: no room"),
+        pytest.raises(error, match="the reason"),
+        Writer() as writer,
+    ):
+        writer.submit(job)
+        assert gate.begun.wait(PATIENCE_S)
+        threading.Timer(0.1, gate.open.set).start()
+        raise error("the reason")
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_was_not_written_is_told_once():
+    gate = Gate()
+    gate.open.set()
+    for cause in (None, ValueError("the reason")):
+        with pytest.raises((OSError, ValueError)), Writer() as writer:
+            writer.submit(fail)
+            try:
+                writer.wait()
+            except OSError as failed:
+                if cause is None:
+                    raise
+                raise cause from failed
+
+
 def test_copies_stay_as_they_were():
     weights = torch.arange(24.0).view(1, 2, 3, 4).to(memory_format=torch.channels_last)
     view, empty = weights[:, 1:], torch.zeros(0)

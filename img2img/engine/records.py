@@ -57,7 +57,7 @@ class Records:
         self._steps_per_epoch = steps_per_epoch
         self._main = run.processes.main
         self.health = Health(run.directory, events, run.plan.game) if self._main else None
-        self._best = Best(run.directory.best, run.plan.best_by) if self._main else None
+        self._best = Best(run.directory.best, run.plan.best_by, state.step) if self._main else None
         # A copy of the weights before the first step.
         self._untrained = self._translator() if self._main and state.step == 0 else None
         self._without: set[str] = set()
@@ -118,6 +118,7 @@ class Records:
             self._writer.submit(
                 lambda: write_checkpoint(run.directory, taken),
                 lambda: self._put(taken, last=last),
+                kept=True,
             )
 
     def _put(self, taken: Snapshot, *, last: bool) -> None:
@@ -176,6 +177,8 @@ class Records:
         rows, seen, pairs = [], Outputs(), run.validation_pairs
         for source, target in readable(pairs, spread(len(pairs), run.plan.sample_count)):
             output = translator.translate(source[None]).cpu()[0]
+            # A checkpoint that is written has its name soon, however long all this takes.
+            self._writer.collect()
             seen.add(task, source, output, target)
             images = (
                 task.decode_source(source),
@@ -194,7 +197,13 @@ class Records:
     def _score(self) -> Outputs:
         run, state, seen = self._run, self._state, Outputs()
         metrics = run.build_metrics()
-        found = validate(self._translator(), run.validation_pairs, metrics, seen=seen)
+        found = validate(
+            self._translator(),
+            run.validation_pairs,
+            metrics,
+            seen=seen,
+            on_pair=self._writer.collect,  # as for samples
+        )
         scores = dict(found.scores)
         self._warn_of(found)
         best = self._best.offer(found, state.step, run.bundle) if self._best else None

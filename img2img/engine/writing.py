@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 
 import torch
@@ -18,6 +19,15 @@ Tensors = dict[str, Tensor]
 MOST_WAITING = 4
 
 
+@dataclass(frozen=True)
+class _Given:
+    """A job, what follows once it is done, and whether it is done in any case."""
+
+    done: Future[None]
+    then: Callable[[], None] | None
+    kept: bool
+
+
 class Writer:
     """Does jobs in a thread of its own, in the order in which they are given.
 
@@ -26,21 +36,34 @@ class Writer:
     fails raises there, and none is done after it.
 
     As a context it waits for its jobs and collects them, also where an error ends the run: they are
-    of steps before it. Ctrl-C, which wants an end, waits for the one that is being done and drops
-    the others.
+    of steps before it. That error is what the context ends with, whatever happens meanwhile.
+    Ctrl-C, which wants an end, waits for the job that is being done and drops the others. Where it
+    comes while an error ends the run, it may be torchrun, which ends all because of that error: it
+    drops what comes after the last of the jobs to be kept, and a second one drops these as well.
     """
 
     def __init__(self) -> None:
         # Its thread starts with the first job: processes that load data are forked before.
         self._pool = ThreadPoolExecutor(1, "img2img-writer")
-        self._given: deque[tuple[Future[None], Callable[[], None] | None]] = deque()
+        self._given: deque[_Given] = deque()
         self._failed = threading.Event()
         self._ended = False
 
-    def submit(self, job: Callable[[], None], then: Callable[[], None] | None = None) -> None:
+    def submit(
+        self,
+        job: Callable[[], None],
+        then: Callable[[], None] | None = None,
+        *,
+        kept: bool = False,
+    ) -> None:
         """Have a job done; `then` is called by `collect` once it is. Waits while many are waiting.
 
         A job that follows from another, when all end, is done no more.
+
+        Args:
+            job: called in the thread.
+            then: called by whoever collects.
+            kept: it, and what was given before it, is done although a signal came after an error.
 
         Raises:
             Exception: what an earlier job raised.
@@ -48,7 +71,7 @@ class Writer:
         if self._ended:
             return
         self.make_room(MOST_WAITING - 1)
-        self._given.append((self._pool.submit(self._do, job), then))
+        self._given.append(_Given(self._pool.submit(self._do, job), then, kept))
 
     def collect(self) -> None:
         """Take note of jobs that are done; waits for none.
@@ -56,7 +79,7 @@ class Writer:
         Raises:
             Exception: what a job raised.
         """
-        while self._given and self._given[0][0].done():
+        while self._given and self._given[0].done.done():
             self._collect_first()
 
     def wait(self) -> None:
@@ -85,33 +108,49 @@ class Writer:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        drop = kind is not None and not issubclass(kind, Exception)
+        in_error = isinstance(error, Exception)
+        ended: BaseException | None = None
         try:
-            if not drop:
+            if error is not None and not in_error:
+                self._drop(but_kept=False)
+            else:
                 self.wait()
-        # A job may raise anything; where the run ends by an error, that one is to be told.
-        except Exception:
-            if kind is None:
-                raise
-        except KeyboardInterrupt:
-            drop = True
-            raise
-        finally:
-            self._end(drop)
+        except KeyboardInterrupt as asked:
+            self._drop(but_kept=in_error)
+            ended, in_error = asked, False
+        # A job may raise anything.
+        except Exception as failed:
+            ended = failed
+        ended = self._end(in_error) or ended
+        if error is None and ended is not None:
+            raise ended
+        if isinstance(ended, Exception) and ended not in (error, getattr(error, "__cause__", None)):
+            warnings.warn(f"a file was not written: {ended}", RuntimeWarning, stacklevel=2)
 
-    def _end(self, drop: bool) -> None:
-        """End the thread, which must not write into a directory that is another run's by then."""
+    def _end(self, in_error: bool) -> Exception | None:
+        """End the thread, which must not write into a directory that is another run's by then.
+
+        Gives what a job raised. What was done counts, up to a job that failed or was dropped.
+        """
         self._ended = True
         while True:
             try:
-                self._pool.shutdown(wait=True, cancel_futures=drop)
-                break
+                self._pool.shutdown(wait=True)
+                while self._given and not self._given[0].done.cancelled():
+                    self._collect_first()
+                return None
             except KeyboardInterrupt:
-                drop = True  # and no more: half of a file helps nobody
-        # What was done counts, up to a job that failed or was dropped.
-        with contextlib.suppress(Exception):
-            while self._given and not self._given[0][0].cancelled():
-                self._collect_first()
+                self._drop(but_kept=in_error)
+                in_error = False
+            except Exception as failed:
+                return failed
+
+    def _drop(self, *, but_kept: bool) -> None:
+        """Let jobs that have not begun be, from the last one on until one that is to be kept."""
+        for given in reversed(self._given):
+            if but_kept and given.kept:
+                break
+            given.done.cancel()
 
     def _do(self, job: Callable[[], None]) -> None:
         if self._failed.is_set():
@@ -124,11 +163,11 @@ class Writer:
             raise
 
     def _collect_first(self) -> None:
-        done, then = self._given[0]
-        done.result()
+        first = self._given[0]
+        first.done.result()
         self._given.popleft()
-        if then is not None:
-            then()
+        if first.then is not None:
+            first.then()
 
 
 def to_host(groups: Mapping[str, Tensors]) -> dict[str, Tensors]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ def validate(
     most: int = MOST_PAIRS,
     *,
     seen: Outputs | None = None,
+    on_pair: Callable[[], None] = lambda: None,
 ) -> Evaluation:
     """Scores over validation pairs, evenly chosen; `img2img eval --limit 200` gives the same.
 
@@ -44,6 +45,7 @@ def validate(
         metrics: by name, built anew for this call.
         most: how many pairs are scored.
         seen: takes in each pair and its output.
+        on_pair: called after each pair.
     """
 
     def look(index: int, source: Tensor, output: Tensor, target: Tensor) -> None:
@@ -51,7 +53,12 @@ def validate(
             seen.add(translator.task, source, output, target)
 
     return evaluate(
-        translator, dataset, metrics, indices=spread(len(dataset), most), on_output=look
+        translator,
+        dataset,
+        metrics,
+        indices=spread(len(dataset), most),
+        on_pair=on_pair,
+        on_output=look,
     )
 
 
