@@ -6,6 +6,7 @@ import re
 import shutil
 import time
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -151,6 +152,24 @@ def test_a_resumed_run_ends_with_the_same_best(tmp_path, recipe):
         assert best == again
 
 
+def test_a_best_of_a_step_that_comes_again_with_other_settings_is_replaced(tmp_path, recipe):
+    """Killed after its best, and gone on with from before that, to an earlier end."""
+    out = tmp_path / "run"
+    options = {"method__learning_rate": 0.02, "train__validate_every": 1}
+    run(recipe, out, **options)
+    best = out / "best.safetensors"
+    for path in find_checkpoints(RunDirectory(out))[1:]:
+        shutil.rmtree(path)
+    # As if a step had been the best that is now trained with another learning rate.
+    weights, info = load_bundle(best)
+    score = {"name": "l1", "value": 0.0}
+    save_bundle(best, weights, replace(info, trained={**info.trained, "step": 4, "score": score}))
+    run(recipe, out, resume=True, train__steps=4, **options)
+    trained = read_info(best).trained
+    assert trained["score"]["value"] == min(scores(out)[step] for step in (3, 4))
+    assert scores(out)[trained["step"]] == trained["score"]["value"]
+
+
 def test_the_report_of_a_run_that_lacked_its_last_score_knows_its_best(
     tmp_path, recipe, monkeypatch
 ):
@@ -181,11 +200,11 @@ def test_a_damaged_best_is_told_and_replaced(tmp_path, recipe):
     assert read_info(best).trained["step"] in (4, 6)
 
 
-def offered(path, values, by=None, name="l1"):
+def offered(path, values, by=None, name="l1", start=5):
     """The steps at which these values in turn were the best so far."""
     task = {"name": "paired", "settings": {}}
     generator = {"name": "unet", "settings": {}, "in_channels": 3, "out_channels": 3}
-    best = Best(path, by)
+    best = Best(path, by, start)
     info = BundleInfo("x", task, generator, {}, {"img2img": "1"})
     steps = []
     for step, value in enumerate(values):
@@ -201,6 +220,8 @@ def test_only_what_is_strictly_better_takes_its_place(tmp_path):
     nan, path = math.nan, tmp_path / "best.safetensors"
     assert offered(path, [nan, 0.5, 0.5, nan, 0.6, 0.4, -math.inf]) == [1, 5]
     assert offered(path, [0.41, 0.4, 0.39]) == [2]  # it goes on from the file
+    # One of a step that comes again, perhaps to another score, counts for nothing.
+    assert offered(path, [0.41, 0.42], start=1) == [0]
     assert offered(path, [9.0, 9.0, 10.0, 9.5], name="psnr") == [0, 2]
     assert offered(path, [0.2, 0.3], name="accuracy") == [0, 1]
     assert offered(path, [0.1], by="psnr") == []  # a score that was not given

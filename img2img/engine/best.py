@@ -16,22 +16,25 @@ class Best:
     """Finds when `best.safetensors` is due: a validation strictly better than all before it.
 
     The file itself says what it holds, so that a run which was killed goes on from it. One of a
-    later step than the run goes on from is kept: the run comes to that step again, and to that
-    score.
+    later step than the run goes on from stays until the next validation and then counts for
+    nothing: that step comes again, and with other settings to another score.
 
     Args:
         path: the file.
         by: which score decides; None is the first that validation gives.
+        start: the step that the run goes on from.
     """
 
-    def __init__(self, path: Path, by: str | None = None) -> None:
+    def __init__(self, path: Path, by: str | None, start: int) -> None:
         self._path, self._by = path, by
         self._name: str | None = None
         self._value = math.nan
         if not path.exists():
             return
         try:
-            self._name, self._value, _ = _read(path)
+            name, value, step = _read(path)
+            if step <= start:
+                self._name, self._value = name, value
         except ModelFileError as error:
             warnings.warn(
                 f"the best model so far is lost, and the next validation's takes its place: "
