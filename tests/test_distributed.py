@@ -574,7 +574,8 @@ def linked(monkeypatch):
 GONE = RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
 
 
-def test_what_a_lost_process_leaves_is_told_by_who_wrote_it(linked):
+def test_what_a_lost_process_leaves_is_told_by_who_wrote_it(linked, monkeypatch):
+    monkeypatch.setattr(link, "LEAVING", 0.1)
     _, other = linked()
     told = other.link.explain(GONE)
     assert re.search("lost.*training had not begun", str(told)), told

@@ -76,6 +76,8 @@ class Link:
             self.cut(failed=True)
             return error if self._first_to_say(f"{type(error)} {error}") else SaidElsewhere(code)
         self.cut(failed=True)
+        if self._rank:
+            time.sleep(PRECEDENCE)  # the main one knows best what is saved
         try:
             first = self._ended() is None and self._store.add("roll call", 1) == 1
         except RuntimeError:
@@ -119,18 +121,23 @@ class Link:
         by_itself = "torchrun --max-restarts N does so by itself"
         if restarts < most:
             by_itself = f"torchrun does so by itself now (restart {restarts + 1} of {most})"
-        return f"{what}; {self._goes_on()}, and {by_itself}"
+        goes_on = self._goes_on(writing=self._rank != 0 and 0 not in missing)
+        return f"{what}; {goes_on}, and {by_itself}"
 
-    def _goes_on(self) -> str:
+    def _goes_on(self, *, writing: bool) -> str:
+        """From where, as far as is known while the main process may still be `writing`."""
         try:
             if not self._store.check(["saved"]):
                 return "training had not begun, the same command starts again"
             step = json.loads(self._store.get("saved"))
         except RuntimeError:
             return "--resume goes on from the last checkpoint"
+        if step is None and writing:
+            return "--resume goes on from what the main process may still save, or begins anew"
         if step is None:
             return "nothing was saved yet, the same command with --resume begins anew"
-        return f"--resume goes on from step {step}"
+        later = ", or a later one that the main process still saves" if writing else ""
+        return f"--resume goes on from step {step}{later}"
 
     def _asked_for_another(self, error: BaseException) -> bool:
         """Whether a signal came from torchrun because another was lost, and not from a user."""
