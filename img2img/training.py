@@ -15,7 +15,13 @@ import torch
 
 from img2img import hookspecs
 from img2img.assemble import assemble
-from img2img.engine.checkpoint import Found, newest_good, set_aside
+from img2img.engine.checkpoint import (
+    Found,
+    find_checkpoints,
+    newest_good,
+    set_aside,
+    step_of,
+)
 from img2img.engine.directory import RunDirectory
 from img2img.engine.events import Events
 from img2img.engine.lock import RunLock
@@ -25,7 +31,7 @@ from img2img.engine.precision import resolve_device, resolve_precision
 from img2img.engine.processes import Processes
 from img2img.engine.room import warn_of_little_room
 from img2img.environment import environment
-from img2img.errors import RequestError
+from img2img.errors import Interrupted, RequestError
 from img2img.inference import Translator
 from img2img.plugins import Plugins
 from img2img.rebuild import load_translator
@@ -104,6 +110,9 @@ def train_recipe(
                 on_step=on_step,
                 processes=processes,
             )
+    except KeyboardInterrupt:
+        # Before the first step, after the last, or for the second time.
+        raise Interrupted(f"interrupted; {_where_it_goes_on(directory)}") from None
     finally:
         lock.release()
 
@@ -207,6 +216,16 @@ def _train(
         logger.close()
     scores = processes.decide(lambda: last_validation(directory))
     return FinishedRun(directory.path, run.plan.total_steps, scores, plugins.registry)
+
+
+def _where_it_goes_on(directory: RunDirectory) -> str:
+    saved = find_checkpoints(directory)
+    if not saved:
+        begins = "with --resume begins anew" if directory.holds_run() else "starts again"
+        return f"nothing was saved yet, and the same command {begins}"
+    return (
+        f"step {step_of(saved[-1])} is saved, and the same command with --resume goes on from there"
+    )
 
 
 @contextmanager

@@ -97,11 +97,7 @@ def run(
                 processes=processes,
             )
         except KeyboardInterrupt:
-            # Before the first step, after the last, or for the second time.
-            raise Interrupted(
-                "interrupted; what was saved before is whole, and the same command with --resume "
-                "goes on from there"
-            ) from None
+            raise Interrupted("interrupted before training began") from None
         finally:
             gc.enable()
             gc.unfreeze()  # or what libraries take down at the very end is told as leaked

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
+import warnings
 from collections import deque
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -12,11 +14,12 @@ import torch
 import torch.distributed as dist
 
 from img2img.engine.processes import Processes
+from img2img.errors import Note
 from img2img.signals import NUMBERS, was_asked
 
 
 class StopRequest:
-    """A context in which SIGINT and SIGTERM only set `requested`; a second one acts at once.
+    """A context in which SIGINT and SIGTERM only set `requested`, and say so; a second one acts.
 
     Of several processes all stop after the same step, whichever was asked; a second signal changes
     nothing there, because torchrun passes on what a cluster may have sent to everyone already.
@@ -31,6 +34,7 @@ class StopRequest:
         # Perhaps before training began, and what that raised got nowhere.
         self.requested = was_asked()
         self._link = processes.link if processes else None
+        self._speaks = processes is None or processes.main
         self._lag = lag
         self._asked: deque[tuple[torch.Tensor, Any]] = deque()
         self._before: dict[int, Any] = {}
@@ -74,6 +78,15 @@ class StopRequest:
             self._oldest()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._speaks and not self.requested:
+            again = "" if self._link else "; a second signal ends the run at once"
+            # Python lets nobody write while a signal finds them writing.
+            with suppress(RuntimeError):
+                warnings.warn(
+                    f"asked to stop: what is being done is finished and saved first{again}",
+                    Note,
+                    stacklevel=1,  # what was interrupted may be a library, whose warnings are not shown
+                )
         self.requested = True
         if self._link is None:
             self._restore()
