@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -242,8 +243,9 @@ class FakeStream:
 class FakeRecording:
     """Steps as a recording does, and counts."""
 
-    replays = 0
+    replays = recorded = restored = 0
     closed = False
+    room = True
     reason = None
 
     def __init__(self, method, source):
@@ -251,7 +253,16 @@ class FakeRecording:
 
     @classmethod
     def of(cls, method, source, target, stream):
-        return (None, cls.reason) if cls.reason else (cls(method, source), None)
+        if cls.reason:
+            return None, cls.reason
+        cls.recorded += 1
+        return cls(method, source), None
+
+    def leaves_room(self):
+        return self.room
+
+    def restore_gradients(self):
+        type(self).restored += 1
 
     def close(self):
         type(self).closed = True
@@ -298,6 +309,85 @@ def test_steps_are_replayed_after_a_few(recordings):
     assert recordings.replays == 5 and not recordings.closed
     step.close()
     assert recordings.closed and not step.captured
+
+
+@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("room", [True, False])
+def test_an_odd_step_takes_the_recording_s_memory_only_where_it_must(recordings, room, alike):
+    """Then the next whole step is eager, and what comes after it is replayed again."""
+    recordings.room = room
+    step = Stepper(Linear(), torch.device("cuda"))
+    whole = pairs(EAGER_STEPS + 1)
+    source, target = whole[0]
+    captured, replays = [], []
+    with pytest.warns(RuntimeWarning, match="has another number of pairs") as told:
+        for number, (source, target) in enumerate(whole, 1):
+            step(source, target, number)
+        for _ in range(2):  # epochs
+            step(source[:1], target[:1], 5, alike=alike)
+            for _ in range(3):
+                captured.append(step.captured)
+                replays.append(recordings.replays)
+                step(source, target, 6)
+    assert len(told) == 1
+    assert captured == ([True] * 6 if room else [False, True, True] * 2)
+    assert replays == ([1, 2, 3, 4, 5, 6] if room else [1, 1, 2, 3, 3, 4])
+    assert recordings.recorded == (1 if room else 3)
+    assert (recordings.closed, recordings.restored) == (not room, 2 if room else 0)
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """A device's, in bytes that a test sets."""
+    bytes_ = SimpleNamespace(free=0, reserved=0, allocated=0)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: bytes_.reserved)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: bytes_.allocated)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (bytes_.free, 1000))
+    return bytes_
+
+
+@pytest.mark.parametrize(
+    ("free", "reserved", "allocated", "room"),
+    [
+        (100, 150, 80, True),  # its 100 bytes are all free
+        (99, 150, 80, False),
+        (60, 190, 80, True),  # 40 more were reserved since, and lie idle
+        (60, 190, 81, False),
+        (0, 150, 0, False),  # what is idle in the recording's own is none that others can use
+    ],
+)
+def test_a_recording_knows_whether_it_leaves_room(
+    monkeypatch, memory, free, reserved, allocated, room
+):
+    """It takes 100 bytes, of which 70 lie idle after it; before it all of 50 are in use."""
+    graph = SimpleNamespace(reset=lambda: None)
+    streams = fake_graphs(monkeypatch, graph)
+
+    def take(method):
+        memory.reserved, memory.allocated = 150, 80
+
+    memory.reserved = memory.allocated = 50
+    recording, _ = Recording.of(Linear(take), *pairs(1)[0], streams.own)
+    memory.free, memory.reserved, memory.allocated = free, reserved, allocated
+    assert recording.leaves_room() is room
+
+
+def test_gradients_are_those_that_a_replay_fills(monkeypatch):
+    """Those of an odd step would be kept beside them for nothing."""
+    reset = []
+    graph = SimpleNamespace(reset=lambda: reset.append(1))
+    streams = fake_graphs(monkeypatch, graph)
+    method, (first, second) = Linear(), pairs(2)
+    recording, _ = Recording.of(method, *first, streams.own)
+    parameters = list(method.generator.parameters())
+    filled = [parameter.grad for parameter in parameters]
+    assert all(gradient is not None for gradient in filled)
+    method.step(*second)
+    assert not any(p.grad is gradient for p, gradient in zip(parameters, filled, strict=True))
+    recording.restore_gradients()
+    assert all(p.grad is gradient for p, gradient in zip(parameters, filled, strict=True))
+    recording.close()
+    assert reset and all(parameter.grad is None for parameter in parameters)
 
 
 def test_a_recording_that_fails_leaves_no_trace(monkeypatch):
@@ -526,8 +616,12 @@ def test_compiled_networks_train_as_plain_ones(monkeypatch):
 
 @GPU
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_recorded_steps_train_as_eager_ones(precision):
+@pytest.mark.parametrize(
+    ("precision", "room"), [("float32", True), ("bfloat16", True), ("float32", False)]
+)
+def test_recorded_steps_train_as_eager_ones(monkeypatch, precision, room):
+    """Without room they are recorded twice, the second time after the odd batch."""
+    monkeypatch.setattr(Recording, "leaves_room", lambda self: room)
     device = torch.device("cuda")
     methods = [pix2pix(device, precision=precision) for _ in range(2)]
     steps = [

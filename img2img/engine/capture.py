@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from img2img.engine.losses import StepLosses
@@ -34,8 +35,28 @@ def make_capturable(optimizers: Iterable[Optimizer], device: torch.device) -> st
     return None
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a device that torch has reserved, and how many of these nothing lies in."""
+
+    reserved: int
+    idle: int
+
+    @classmethod
+    def of(cls, device: torch.device) -> Memory:
+        """What it is by now."""
+        reserved = torch.cuda.memory_reserved(device)
+        return cls(reserved, reserved - torch.cuda.memory_allocated(device))
+
+    def __sub__(self, before: Memory) -> Memory:
+        return Memory(self.reserved - before.reserved, self.idle - before.idle)
+
+
 class Recording:
-    """A step recorded on tensors of its own; a replay repeats it on what is copied into them."""
+    """A step recorded on tensors of its own; a replay repeats it on what is copied into them.
+
+    It keeps the memory of a whole step, which no other step can use, until it is closed.
+    """
 
     def __init__(
         self,
@@ -43,8 +64,12 @@ class Recording:
         source: Tensor,
         target: Tensor,
         losses: StepLosses,
+        parameters: list[nn.Parameter],
+        memory: Memory,
     ) -> None:
         self._graph, self._source, self._target, self._losses = graph, source, target, losses
+        self._gradients = [(parameter, parameter.grad) for parameter in parameters]
+        self._memory, self._device = memory, source.device
 
     @classmethod
     def of(
@@ -66,8 +91,10 @@ class Recording:
             # Other threads, such as NCCL's watchdog, may ask the device something meanwhile, which
             # the default mode would not allow.
             with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+                start = Memory.of(stream.device)
                 # As one vector in here, so that a replay leaves it ready.
                 losses = StepLosses.of(method.step(source, target), source.device)
+                taken = Memory.of(stream.device) - start
         # CUDA tells what it will not record in many ways, and then the step simply runs as it is.
         except Exception as error:
             _recover(current, pool)
@@ -77,7 +104,7 @@ class Recording:
                 parameter.grad = None
             first_line = str(error).strip().split("\n")[0]  # CUDA's texts go on for many
             return None, f"cannot be recorded ({type(error).__name__}: {first_line})"
-        return cls(graph, source, target, losses), None
+        return cls(graph, source, target, losses, parameters, taken), None
 
     def fits(self, source: Tensor, target: Tensor) -> bool:
         """Whether batches have the shapes that were recorded."""
@@ -90,9 +117,24 @@ class Recording:
         self._graph.replay()
         return self._losses
 
+    def leaves_room(self) -> bool:
+        """Whether another step, not recorded, has memory beside it: it may take as much again."""
+        free, _ = torch.cuda.mem_get_info(self._device)
+        idle = Memory.of(self._device).idle - self._memory.idle
+        return self._memory.reserved <= free + idle
+
+    def restore_gradients(self) -> None:
+        """Make parameters' gradients those that a replay fills; others give their memory back."""
+        for parameter, gradient in self._gradients:
+            parameter.grad = gradient
+
     def close(self) -> None:
         """Give the recording's memory back. NCCL does not end while collectives are recorded."""
         self._graph.reset()
+        for parameter, gradient in self._gradients:
+            if parameter.grad is gradient:
+                parameter.grad = None
+        self._gradients.clear()
 
 
 def _recover(stream: torch.cuda.Stream, pool: tuple[int, int]) -> None:

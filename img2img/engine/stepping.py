@@ -25,7 +25,8 @@ class Stepper:
     A recorded step launches hundreds of kernels in one call, so that a small batch does not wait
     for Python. What cannot be recorded is stepped as it is, which is slower and nothing else: on
     other devices, batches of another size than the first, and methods that ask the device for a
-    number or count in Python.
+    number or count in Python. Where such a batch finds too little memory beside the recording,
+    that is given back, and made anew two whole batches later.
 
     Args:
         method: what is trained; its state is loaded before, because recording changes how
@@ -85,17 +86,26 @@ class Stepper:
         Raises:
             Img2ImgError: the method, or a part of it, failed.
         """
-        if self._recording is not None and alike and self._recording.fits(source, target):
-            return self._recording.replay(source, target)
-        if self._recording is not None and not self._odd_told:
-            self._odd_told = True
-            warnings.warn(
-                f"step {number} has another number of pairs than the ones before, and runs without "
-                f"the CUDA graph, as all of its kind will: that is slower, and nothing else",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        if self._stream is None or self._recording is not None or not alike:
+        if self._recording is not None:
+            if alike and self._recording.fits(source, target):
+                return self._recording.replay(source, target)
+            if not self._odd_told:
+                self._odd_told = True
+                warnings.warn(
+                    f"step {number} has another number of pairs than the ones before, and runs "
+                    f"without the CUDA graph, as all of its kind will: that is slower, and nothing "
+                    f"else",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            if self._recording.leaves_room():
+                losses = self._eager(source, target, number)
+                self._recording.restore_gradients()
+                return losses
+            self._recording.close()
+            self._recording, self._eager_left = None, 1
+            return self._eager(source, target, number)
+        if self._stream is None or not alike:
             return self._eager(source, target, number)
         return self._before_recording(self._stream, source, target, number)
 
