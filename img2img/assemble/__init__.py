@@ -21,7 +21,7 @@ from img2img.assemble.datasets import (
     warn_of_scales,
 )
 from img2img.assemble.metrics import check_count, metrics_of
-from img2img.assemble.networks import activation_of, build_networks
+from img2img.assemble.networks import activation_of, build_networks, build_training
 from img2img.assemble.problems import Problems
 from img2img.bundle import BundleInfo
 from img2img.data.loading import steps_per_epoch
@@ -85,7 +85,9 @@ def assemble(
     torch.manual_seed(recipe.train.seed)
     random.seed(recipe.train.seed)
     np.random.seed(recipe.train.seed % 2**32)
-    task, method = build_networks(recipe, plugins.registry, device, resolved, initialize=initialize)
+    task, method, losses = build_training(
+        recipe, plugins.registry, device, resolved, initialize=initialize
+    )
     build_metrics = metrics_of(recipe, plugins.registry, task)
     with processes.first_on_each_machine():
         # The first lists files and shards, which it keeps for the others.
@@ -151,6 +153,7 @@ def assemble(
         bundle=bundle,
         recipe=recipe.to_dict(),
         processes=processes,
+        losses=tuple(losses),
     )
 
 

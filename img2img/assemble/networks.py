@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from img2img.assemble.kept import lost_parts, warn_of_idle
 from img2img.assemble.problems import Problems
 from img2img.document import KeyPath
 from img2img.engine.precision import Resolved, set_precision
@@ -26,7 +27,20 @@ def build_networks(
     *,
     initialize: bool = True,
 ) -> tuple[Task, Method]:
-    """The task and the method with its networks and losses.
+    """The task and the method with its networks and losses; see `build_training`."""
+    task, method, _ = build_training(recipe, registry, device, precision, initialize=initialize)
+    return task, method
+
+
+def build_training(
+    recipe: Recipe,
+    registry: Registry,
+    device: torch.device,
+    precision: Resolved,
+    *,
+    initialize: bool = True,
+) -> tuple[Task, Method, list[WeightedLoss]]:
+    """The task, the method with its networks, and the losses.
 
     Args:
         recipe: what to build.
@@ -118,9 +132,13 @@ def build_networks(
             target_channels=task.target_channels,
             conditional=recipe.conditional,
         )
+    if method is not None and not problems.found:
+        for lost in lost_parts(method, losses):
+            problems.add(("method",), f"{training.name!r}: {lost}")
     problems.raise_any()
     assert task is not None and method is not None
-    return task, method
+    warn_of_idle(method, losses)
+    return task, method, losses
 
 
 def activation_of(task: Task) -> Activation:

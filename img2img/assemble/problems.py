@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -36,14 +37,17 @@ class Problems:
         return None
 
     def try_loss(self, key: KeyPath, name: str, loss: Any, task: Task | None) -> None:
-        """Call a reconstruction loss once, so that one that refuses the crops says so now."""
+        """Call a reconstruction loss once, so that one that refuses the crops says so now.
+
+        A copy is called, because a loss may count or average what it sees, and these are no images.
+        """
         if task is None:
             return
         size = self.recipe.data.crop_size
         blank = torch.zeros(2, task.target_channels, size, size)
         try:
             with torch.no_grad():
-                value = loss(blank, blank)
+                value = _copied(loss)(blank, blank)
         except ValueError as error:
             self.add(key, f"{name}: {error}")
         except Exception as error:
@@ -74,3 +78,13 @@ class RefusalError(Exception):
     def __init__(self, table: str, error: ValueError) -> None:
         self.table = table
         super().__init__(str(error))
+
+
+def _copied(loss: Any) -> Any:
+    """A copy that shares its weights; the loss itself where it cannot be copied."""
+    weights = loss.parameters() if isinstance(loss, nn.Module) else ()
+    try:
+        return copy.deepcopy(loss, {id(weight): weight for weight in weights})
+    # A stranger's may hold anything.
+    except Exception:
+        return loss

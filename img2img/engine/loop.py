@@ -50,7 +50,7 @@ def train(
     directory, plan, method, processes = run.directory, run.plan, run.method, run.processes
     make_alike(method, processes)
     average = WeightAverage(method.generator, plan.ema_decay) if plan.ema_decay else None
-    state = TrainState(method, average=average)
+    state = TrainState(method, average=average, losses=run.losses)
     if not processes.main:
         seed_all(plan.seed, processes.rank)  # other noise than the main one's
     if start is not None:

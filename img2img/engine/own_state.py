@@ -1,10 +1,10 @@
-"""What each process of a run keeps for itself: its random states and its sums of the losses."""
+"""What each process of a run keeps for itself: random states, sums of losses, states of losses."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,14 @@ from torch import Tensor
 
 @dataclass
 class OwnState:
-    """Random states, and the losses since the last log line.
+    """Random states, the losses since the last log line, and what losses keep from step to step.
 
     Attributes:
         sums: of the losses, by name.
         cpu, cuda: torch's random states; no `cuda` where the run uses none.
         python: of `random`.
         numpy: of numpy's global generator.
+        losses: what `LossState` gives: each process's losses saw other pairs.
     """
 
     sums: dict[str, Tensor]
@@ -28,9 +29,12 @@ class OwnState:
     cuda: Tensor | None
     python: list[Any]
     numpy: list[Any]
+    losses: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def take(cls, sums: dict[str, Tensor], device: torch.device) -> OwnState:
+    def take(
+        cls, sums: dict[str, Tensor], losses: dict[str, Tensor], device: torch.device
+    ) -> OwnState:
         """This process's, on the CPU. Waits for the device."""
         version, internal, gauss = random.getstate()
         kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
@@ -40,6 +44,7 @@ class OwnState:
             torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             [version, list(internal), gauss],
             [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
+            losses,
         )
 
     def restore(self, device: torch.device) -> None:
@@ -55,6 +60,7 @@ class OwnState:
     def tensors(self, prefix: str = "") -> dict[str, Tensor]:
         """Its tensors by name, for a file."""
         found = {f"{prefix}window.{name}": total for name, total in self.sums.items()}
+        found |= {f"{prefix}loss.{name}": value for name, value in self.losses.items()}
         found[f"{prefix}random.cpu"] = self.cpu
         if self.cuda is not None:
             found[f"{prefix}random.cuda"] = self.cuda
@@ -83,6 +89,11 @@ class OwnState:
             tensors.get(f"{prefix}random.cuda"),
             values["python_random"],
             values["numpy_random"],
+            {
+                key.removeprefix(f"{prefix}loss."): value
+                for key, value in tensors.items()
+                if key.startswith(f"{prefix}loss.")
+            },
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from img2img.engine.health import Game
 from img2img.engine.processes import Processes
 from img2img.engine.schedule import Schedule
 from img2img.inference import Policy
-from img2img.methods import Method
+from img2img.methods import Method, WeightedLoss
 from img2img.metrics import Metric
 from img2img.tasks.base import Task
 
@@ -77,6 +77,7 @@ class Run:
         bundle: what the finished model says of itself.
         recipe: the whole recipe as plain values, for those who watch.
         processes: those that train together; the plan's batch is that of each.
+        losses: the recipe's, of which the checkpoints keep what changes.
     """
 
     directory: RunDirectory
@@ -92,3 +93,4 @@ class Run:
     bundle: BundleInfo
     recipe: dict[str, Any]
     processes: Processes = field(default_factory=Processes)
+    losses: Sequence[WeightedLoss] = ()

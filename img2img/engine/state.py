@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from img2img.engine.average import WeightAverage
+from img2img.engine.loss_state import LossState
 from img2img.engine.losses import StepLosses
 from img2img.engine.optimizers import check_groups, load_optimizer, plain_groups, set_rate
 from img2img.engine.own_state import OwnState
 from img2img.engine.processes import Processes
-from img2img.methods import Method
+from img2img.methods import Method, WeightedLoss
 
 
 class LossWindow:
@@ -87,6 +88,7 @@ class TrainState:
         window_s: seconds since then, before this session.
         base_rates: each optimizer's learning rates before the schedule.
         average: of the generator's weights, where the run keeps one.
+        losses: as they were built; what modules among them keep is part of the state.
     """
 
     method: Method
@@ -98,6 +100,7 @@ class TrainState:
     window_s: float = 0.0
     base_rates: dict[str, list[float]] = field(default_factory=dict)
     average: WeightAverage | None = None
+    losses: Sequence[WeightedLoss] = ()
     # By optimizer and group, the rate that a tensor was last filled with: the tensor, its version
     # after that, and the rate.
     _filled: dict[tuple[str, int], tuple[Tensor, int, float]] = field(
@@ -105,6 +108,7 @@ class TrainState:
     )
 
     def __post_init__(self) -> None:
+        self._loss_state = LossState(self.losses, self.method.networks.values())
         if not self.base_rates:
             self.base_rates = {
                 name: [float(group["lr"]) for group in optimizer.param_groups]
@@ -149,7 +153,7 @@ class TrainState:
 
     def own(self) -> OwnState:
         """What only this process has of the state. Waits for the device."""
-        return OwnState.take(self.window.sums, self._device())
+        return OwnState.take(self.window.sums, self._loss_state.tensors(), self._device())
 
     def tensors(self, own: Sequence[OwnState]) -> dict[str, dict[str, Tensor]]:
         """Tensors by file: networks, optimizers, and what each process had for itself."""
@@ -259,6 +263,7 @@ class TrainState:
         if same:
             own[processes.rank].restore(device)
             sums = own[processes.rank].sums
+        self._loss_state.load(own[processes.rank if same else 0].losses, device)
         # A copy, because on the CPU it would be the file's.
         sums = {name: total.to(device, copy=True) for name, total in sums.items()}
         self.window = LossWindow(sums, window["steps"])

@@ -38,7 +38,10 @@ class Method(Protocol):
     Attributes:
         networks: everything that is trained, by name; saved in checkpoints.
         optimizers: by name; saved too. The loop scales their learning rates by the schedule.
-        generator: the network that the finished bundle holds, source to output.
+        generator: the network that the finished bundle holds, source to output; in `networks`.
+
+    A recipe is refused whose method has other optimizers, or trains what neither `networks` nor a
+    loss that is a module holds.
 
     A method that trains a discriminator may have `adversarial`, a sequence of the `WeightedLoss`
     entries that do. If there is one, its loss has a known `mode` (see `AdversarialLoss`), and a
