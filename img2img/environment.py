@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from img2img.data.loading import PairDataset
 from img2img.engine.run import Run
 from img2img.plugins import Plugins
 
@@ -29,6 +30,8 @@ def environment(plugins: Plugins, run: Run, precision: str) -> dict[str, Any]:
         "global_batch": run.plan.batch_size * run.processes.world_size,
         "train_pairs": len(run.train_pairs),
         "validation_pairs": len(run.validation_pairs),
+        "train_fingerprint": _fingerprint(run.train_pairs),
+        "validation_fingerprint": _fingerprint(run.validation_pairs),
         "precision": precision,
         "plugins": plugins.origins,
         "git_commit": _git_commit(),
@@ -43,6 +46,12 @@ def environment(plugins: Plugins, run: Run, precision: str) -> dict[str, Any]:
 def version() -> str:
     """This program's version."""
     return importlib.metadata.version("img2img")
+
+
+def _fingerprint(dataset: PairDataset) -> str | None:
+    """What shows that pairs are others, from sources that say it."""
+    found = getattr(dataset.pairs, "fingerprint", None)
+    return str(found()) if callable(found) else None
 
 
 def _git_commit() -> str | None:

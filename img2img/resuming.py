@@ -45,10 +45,11 @@ MAY_CHANGE = (
 )
 # What another condition than before does to the result.
 ORDER = "the pairs come in another order, in epochs of another length"
+OTHERS = "the pairs are others, or come in another order"
 SCORES = "scores are of other pairs than those before"
 NOISE = "dropout and other noise are drawn anew"
 ROUNDING = "numbers are rounded differently"
-EFFECTS = (ORDER, SCORES, NOISE, ROUNDING)
+EFFECTS = (ORDER, OTHERS, SCORES, NOISE, ROUNDING)
 _ABSENT = object()
 
 
@@ -200,6 +201,11 @@ def _conditions(
         both("torch", "torch", ROUNDING),
         ("train.compile", _word(old.train.compile), _word(new.train.compile), (ROUNDING,)),
     ]
+    # Of another number it is another one in any case.
+    for split, effect in (("train", OTHERS), ("validation", SCORES)):
+        key = f"{split}_fingerprint"
+        if now.get(key) is not None and before.get(f"{split}_pairs") == now.get(f"{split}_pairs"):
+            known.append(both(f"fingerprint of the {split} pairs", key, effect))
     # On a GPU the host computes nothing that is learned, and nothing is recorded elsewhere.
     if str(now.get("device")) == "cpu" == before.get("device"):
         known.append(both("threads", "threads", ROUNDING))

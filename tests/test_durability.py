@@ -628,6 +628,43 @@ def test_what_cannot_be_exact_is_said(recipe, out, changed, said):
 
 
 @pytest.mark.parametrize(
+    ("before", "now", "said"),
+    [
+        (
+            {"train_fingerprint": "00a1", "validation_fingerprint": "00b1"},
+            {"train_fingerprint": "00a2", "validation_fingerprint": "00b1"},
+            r"fingerprint of the train pairs 00a2 \(before: 00a1\): the pairs are others, or",
+        ),
+        (
+            {"train_fingerprint": "00a1", "validation_fingerprint": "00b1"},
+            {"train_fingerprint": "00a1", "validation_fingerprint": "00b2"},
+            r"fingerprint of the validation pairs 00b2 \(before: 00b1\): scores are of other pairs",
+        ),
+        (
+            {"train_fingerprint": "00a1", "train_pairs": 5},
+            {"train_fingerprint": "00a2", "train_pairs": 6},
+            r"with train pairs 6 \(before: 5\): the pairs come in another order",
+        ),
+        ({"train_fingerprint": "00a1"}, {"train_fingerprint": "00a1"}, None),
+        ({"train_fingerprint": "00a1"}, {"train_fingerprint": None}, None),
+        ({}, {"train_fingerprint": "00a1"}, None),
+    ],
+)
+def test_other_pairs_of_the_same_number_are_told_of(out, before, now, said):
+    directory, registry = RunDirectory(out), load_plugins(entry_points=False).registry
+    earlier = look_back(directory, registry)
+    about = earlier.environment
+    assert about["train_fingerprint"] is None
+    earlier = replace(earlier, environment={**about, "train_fingerprint": None, **before})
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        tell_changes(earlier.recipe, earlier, about | now)
+    assert len(told) == (said is not None)
+    if said is not None:
+        assert re.search(said, str(told[0].message))
+
+
+@pytest.mark.parametrize(
     ("device", "setting", "said"),
     [
         ("cpu", "compile", r"train\.compile true \(before: false\): numbers are rounded"),

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import img2img
 from img2img.cli.new import recipe_text
 from img2img.data import (
     Shards,
@@ -31,7 +32,7 @@ from img2img.data.checking import look_through
 from img2img.data.survey import survey
 from img2img.data.tars import members
 from img2img.document import Document
-from img2img.errors import DataError, ImageError
+from img2img.errors import DataError, ImageError, Note
 from img2img.plugins import load_plugins
 from img2img.recipe_parser import parse_recipe
 
@@ -389,6 +390,75 @@ def test_an_image_larger_than_any_is_not_read(root, monkeypatch):
     monkeypatch.setattr(shards, "BYTES_PER_PIXEL", 0)
     with pytest.raises(ImageError, match=r"bytes, .* more than the limit"):
         source.pair(0)
+
+
+# What shows that they are others
+
+
+def test_other_shards_with_as_many_pairs_have_another_fingerprint(root, tmp_path, monkeypatch):
+    before = Shards(root, "train").fingerprint()
+    assert re.fullmatch("[0-9a-f]{8}", before)
+    # The same with the index that was kept, and a few rows at a time.
+    monkeypatch.setattr(shards, "_ROWS", 2)
+    assert Shards(root, "train").fingerprint() == before
+    moved = (root / "001.tar").rename(root / "001-b.tar")
+    os.utime(moved)
+    root = root.rename(tmp_path / "moved")
+    assert Shards(root, "train").fingerprint() == before
+    found = {before}
+
+    def seen():
+        found.add(Shards(root, "train").fingerprint())
+        return len(found)
+
+    # Swapped; another image on one side, and on the other; other keys; a pair in the next file.
+    (root / "000.tar").rename(root / "001-c.tar")
+    assert seen() == 2
+    for number, seconds in ((0, 6), (1, 5)):
+        files = list(pair_files(range(5, 12)))
+        files[number] = files[number][0], files[number][1] + b"x"
+        write(root / "001-b.tar", files, seconds)
+        assert seen() == 3 + number
+    write(root / "001-b.tar", pair_files(range(15, 22)), seconds=4)
+    assert seen() == 5
+    write(root / "001-b.tar", pair_files(range(15, 21)), seconds=3)
+    write(root / "001-c.tar", [*pair_files([21]), *pair_files(range(5))], seconds=3)
+    assert seen() == 6
+
+
+RECIPE = """
+name = "tiny"
+[data]
+source = "shards"
+root = "ROOT"
+load_size = 32
+crop_size = 32
+workers = 0
+[generator]
+width = 4
+[[losses]]
+name = "l1"
+[train]
+steps = 1
+batch_size = 1
+sample_every = 9
+"""
+
+
+def test_a_run_says_that_it_goes_on_with_other_shards(tmp_path):
+    root = tmp_path / "data"
+    for number in range(2):
+        write(root / f"train-{number}.tar", pair_files([number, number + 5]))
+    write(root / "val.tar", pair_files([9]))
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(RECIPE.replace("ROOT", root.as_posix()))
+    img2img.train(recipe, out=tmp_path / "run", device="cpu")
+    files = [(name, data + bytes(9)) for name, data in pair_files([0, 5])]
+    write(root / "train-0.tar", files, seconds=5)
+    with pytest.warns(Note, match=r"fingerprint of the train pairs \w+ \(before: \w+\): the pairs"):
+        img2img.train(
+            recipe, out=tmp_path / "run", device="cpu", resume=True, overrides={"train.steps": 2}
+        )
 
 
 # Where members lie

@@ -26,6 +26,10 @@ class PairSource(Protocol):
     in each with `shards`, a sequence of ints in the order of the indices, whose sum is the length.
     Training then goes through a few of these files at a time, in an order that is new in each
     epoch, and through their pairs at random.
+
+    One that can tell at once that its pairs are others, or in another order, does so with a method
+    `fingerprint()`: a short text, of nothing that a move to another folder or machine changes. A
+    run that goes on with another one than before says so.
     """
 
     def __len__(self) -> int:
