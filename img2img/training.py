@@ -31,7 +31,7 @@ from img2img.engine.precision import resolve_device, resolve_precision
 from img2img.engine.processes import Processes
 from img2img.engine.room import warn_of_little_room
 from img2img.environment import environment
-from img2img.errors import Interrupted, RequestError
+from img2img.errors import Interrupted, Note, RequestError
 from img2img.inference import Translator
 from img2img.plugins import Plugins
 from img2img.rebuild import load_translator
@@ -181,6 +181,18 @@ def _train(
             if earlier is not None:
                 tell_finished(recipe, earlier)
             return
+        if earlier is not None and found.step is None:
+            warnings.warn(
+                f"{directory.path} has no checkpoint yet: the run begins anew", Note, stacklevel=2
+            )
+        pairs, batch = len(run.train_pairs), run.plan.batch_size * processes.world_size
+        if batch > pairs:
+            warnings.warn(
+                f"steps have {batch} pairs by train.batch_size, and there are {pairs} to train on: "
+                f"each step takes all of them once",
+                UserWarning,
+                stacklevel=2,
+            )
         warn_of_little_room(run)
         if run.plan.compile:
             on_cpu = ", and gains nothing on a CPU" if device.type == "cpu" else ""

@@ -34,7 +34,7 @@ def test_where_a_run_begins(is_terminal, start, said):
 def test_a_finished_run_does_not_go_on():
     file = io.StringIO()
     ProgressDisplay(Console(file=file), processes=2).on_run_start(RECIPE, 400, 400)
-    assert file.getvalue() == "training: 0 steps\n"
+    assert file.getvalue() == "finished at step 400 before: nothing to train\n"
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])

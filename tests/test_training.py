@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import img2img
+from img2img import training
 from img2img.bundle import load_bundle
 from img2img.data import SideBySide
 from img2img.data.batch import Batch, Skipped
@@ -29,10 +30,14 @@ from img2img.errors import (
     DataError,
     Img2ImgError,
     Interrupted,
+    Note,
     RecipeError,
     RequestError,
     SaidElsewhere,
 )
+from img2img.methods import Pix2Pix
+from img2img.plugins import load_plugins
+from img2img.training import to_assignments, train_recipe
 
 RECIPE = """
 name = "tiny"
@@ -154,10 +159,10 @@ def test_interrupted_run_goes_on_to_the_same_end(tmp_path, recipe):
 
 
 def _interrupt_after(recipe, out, step, number, **overrides):
-    from img2img.plugins import load_plugins
-    from img2img.training import to_assignments, train_recipe
-
-    with pytest.raises(Interrupted, match=f"step {step} of 6.*--resume"):
+    with (
+        pytest.warns(Note, match="asked to stop: .* saved first; a second signal ends"),
+        pytest.raises(Interrupted, match=f"step {step} of 6.*--resume"),
+    ):
         train_recipe(
             str(recipe),
             load_plugins(entry_points=False),
@@ -177,6 +182,45 @@ def test_ctrl_c_saves_and_says_so(tmp_path, recipe):
     ]
     assert (tmp_path / "run" / "report.html").is_file()
     assert img2img.load(tmp_path / "run", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("at", "said"),
+    [
+        (0, "^interrupted; nothing was saved yet, and the same command with --resume begins anew"),
+        (5, "^interrupted; step 4 is saved, and the same command with --resume goes on from there"),
+    ],
+)
+def test_asked_twice_a_run_says_what_is_saved(tmp_path, recipe, monkeypatch, at, said):
+    """The second signal raises, also where it is the only one: before the first step."""
+    step = Pix2Pix.step
+
+    def interrupted(method, source, target):
+        if len(done) == at:
+            raise KeyboardInterrupt
+        return step(method, source, target)
+
+    done = []
+    monkeypatch.setattr(Pix2Pix, "step", interrupted)
+    with pytest.raises(Interrupted, match=said):
+        train_recipe(
+            str(recipe),
+            load_plugins(entry_points=False),
+            out=tmp_path / "run",
+            device="cpu",
+            overrides=["train.checkpoint_every=4"],
+            on_step=done.append,
+        )
+
+
+def test_asked_before_there_is_a_run(tmp_path, recipe, monkeypatch):
+    def assembling(*given, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "assemble", assembling)
+    with pytest.raises(Interrupted, match="nothing was saved yet, and the same command starts"):
+        run(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_outside_the_main_thread_works(tmp_path, recipe):
@@ -254,6 +298,23 @@ def test_run_directory(tmp_path, recipe):
     assert about["parameters"]["generator"] > 0
     assert list((out / "tensorboard").iterdir())
     assert "<script" in (out / "report.html").read_text()
+
+
+def test_a_run_without_a_checkpoint_says_that_it_begins_anew(tmp_path, recipe, monkeypatch):
+    run(recipe, tmp_path / "whole", train__steps=2)
+    out = tmp_path / "run"
+    out.mkdir()
+    shutil.copy(tmp_path / "whole/recipe.toml", out)
+    with pytest.warns(Note, match="has no checkpoint yet: the run begins anew"):
+        run(recipe, out, resume=True, train__steps=2)
+    assert _losses(out) == _losses(tmp_path / "whole")
+
+
+def test_a_step_of_more_pairs_than_there_are_takes_all_of_them_and_says_so(tmp_path, recipe):
+    said = "steps have 12 pairs by train.batch_size, and there are 10 to train on"
+    with pytest.warns(UserWarning, match=said):
+        run(recipe, tmp_path / "run", train__steps=2, train__batch_size=12)
+    assert [line.get("images") for line in lines(tmp_path / "run")] == [20, None]
 
 
 def test_recipe_of_a_run_repeats_it(tmp_path, recipe):

@@ -18,6 +18,7 @@ from img2img.engine.directory import RunDirectory
 from img2img.engine.processes import Processes
 from img2img.engine.writing import MOST_WAITING, Writer, to_host
 from img2img.errors import Img2ImgError
+from img2img.inference import Translator
 from img2img.methods import Pix2Pix
 from img2img.plugins import load_plugins
 from img2img.signals import NUMBERS, answer_signals
@@ -362,6 +363,33 @@ def test_one_signal_after_the_last_step_loses_nothing(tmp_path, recipe, monkeypa
             signal.signal(number, handler)
     assert max(RunDirectory(tmp_path / "run").saved_steps()) == 6
     assert saved_step(tmp_path / "run/model.safetensors") == 6
+
+
+def test_a_checkpoint_has_its_name_before_a_long_validation_ends(tmp_path, recipe, monkeypatch):
+    """A kill in the midst of it would otherwise lose what is whole on the disk."""
+    directory, steps, named = RunDirectory(tmp_path / "run"), [], []
+    scoring, written = threading.Event(), threading.Event()
+    step, translate, write = Pix2Pix.step, Translator.translate, records.write_checkpoint
+
+    def held(*arguments):
+        assert scoring.wait(PATIENCE_S)
+        write(*arguments)
+        written.set()
+
+    def slowly(translator, images):
+        if len(steps) == 3:
+            scoring.set()
+            assert written.wait(PATIENCE_S)
+            time.sleep(0.1)  # for the thread to say so
+            named.append(2 in directory.saved_steps())
+        return translate(translator, images)
+
+    monkeypatch.setattr(Pix2Pix, "step", lambda *given: (steps.append(1), step(*given))[1])
+    monkeypatch.setattr(Translator, "translate", slowly)
+    monkeypatch.setattr(records, "write_checkpoint", held)
+    every = {"train.sample_every": 100, "train.validate_every": 3, "train.steps": 4}
+    run(recipe, tmp_path / "run", overrides=every)
+    assert named[0] is False and named[-1] is True
 
 
 def train_watched(recipe, *sets, plugins=None, on_step=lambda step: None):

@@ -57,7 +57,10 @@ class ProgressDisplay:
         self._status.stop()
         left = total_steps - start_step
         shared = self._shared(recipe["train"]["batch_size"]) if self._processes > 1 and left else ""
-        if start_step and left:
+        if start_step and not left:
+            line = f"finished at step {start_step} before: nothing to train"
+            self._console.print(line, highlight=False, soft_wrap=True)
+        elif start_step:
             line = f"going on from step {start_step}: {left} steps to go{shared}"
             self._console.print(line, highlight=False, soft_wrap=True)
         elif shared or not self._console.is_terminal:
