@@ -301,7 +301,9 @@ def test_what_is_kept_or_fixed_is_no_matter(registry, extend):
 
 
 def test_a_loss_that_is_never_trained_is_told_of(registry):
-    with pytest.warns(RuntimeWarning, match=r"'moving' has 1 parameter .* as 'scale', and no opt"):
+    with pytest.warns(
+        RuntimeWarning, match=r"'moving' has .* \(1, the first is 'scale'\), and no opt"
+    ):
         build(registry, Base.extend)
 
 

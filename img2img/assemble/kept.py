@@ -54,10 +54,10 @@ def warn_of_idle(method: Method, losses: Sequence[WeightedLoss]) -> None:
             continue
         if names := [n for n, p in entry.loss.named_parameters() if _waits(p, known)]:
             warnings.warn(
-                f"the loss {entry.name!r} has {_some(len(names))} that ask for gradients, as "
-                f"{names[0]!r}, and no optimizer has them: they stay as they are. If that is "
-                f"meant, say so with requires_grad_(False), which also saves computing; else use a "
-                f"method that trains them",
+                f"the loss {entry.name!r} has parameters that ask for gradients "
+                f"({len(names)}, the first is {names[0]!r}), and no optimizer has them: they stay "
+                f"as they are. If that is meant, say so with requires_grad_(False), which also "
+                f"saves computing; else use a method that trains them",
                 RuntimeWarning,
                 stacklevel=3,
             )
