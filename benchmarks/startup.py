@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from record import add_record_option, check_page, record
 
+from img2img.bench.hardware import device_name
 from img2img.engine.precision import resolve_device
 from img2img.errors import RequestError
 
@@ -141,6 +142,8 @@ def benchmark(options: argparse.Namespace, device: torch.device, work: Path) -> 
         "ratio": (best["run"] - best["networks"]) / best["import_torch"],
         "modules": modules,
         "device": str(device),
+        "device_name": device_name(device),
+        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "settings": {"recipe": options.recipe, "set": options.set_, "rounds": options.rounds},
     }

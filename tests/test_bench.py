@@ -460,6 +460,14 @@ def test_impossible_times_are_no_reason():
     assert "measure again when it is idle" in remark
 
 
+@pytest.mark.parametrize(("slow", "expected"), [(0.011, 2), (0.6, 0)])
+def test_beside_a_step_that_scatters_loading_is_no_reason(slow, expected):
+    steps = [StepTime("float32", 1, 0.01, None, "", slow)]
+    ways = [Loading(0, 100.0, None), Loading(2, 1000.0, None)]
+    advice = advise(findings(steps, ways), recipe(keep_mb=0), "float32", on_cpu=False)
+    assert len(advice.settings) == expected
+
+
 def test_workers_whose_rate_scatters_are_no_reason():
     steps = [StepTime("float32", 1, 0.001, None)]
     ways = [Loading(0, 100.0, None, 1.0), Loading(2, 180.0, None, 2.0)]
@@ -472,7 +480,10 @@ def test_a_busy_machine_is_told(monkeypatch, load, busy):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     found = findings([StepTime("float32", 1, 0.5, None)], [Loading(0, 1e4, None)], load=load)
     remarks = advise(found, recipe(), "float32", on_cpu=True).remarks
-    said = "other programs use the processor (load 4.1 on 2 cores): measure again when it is idle"
+    said = (
+        "other programs use the processor (load 4.1 on 2 cores): measure again when it is idle, or "
+        "run with OMP_NUM_THREADS=1 where it never is"
+    )
     assert remarks == ((said,) if busy else ())
 
 

@@ -89,10 +89,11 @@ def advise(findings: Findings, recipe: Recipe, precision: Resolved, *, on_cpu: b
             Setting(f"train.precision={best.precision}", f"a step is {times:.1f} times as fast")
         )
     assert best.seconds is not None
+    certain = best.spread <= SCATTER
     totals = {way.workers: whole(best.seconds, way) for way in findings.loading}
     least = min(totals, key=lambda workers: (totals[workers], workers))
     # A gain must be more than what either rate scatters by.
-    if totals[own.workers] > max(WORTH, own.spread, ways[least].spread) * totals[least]:
+    if certain and totals[own.workers] > max(WORTH, own.spread, ways[least].spread) * totals[least]:
         times = totals[own.workers] / totals[least]
         settings.append(
             Setting(f"data.workers={least}", f"a step with its data is {times:.1f} times as fast")
@@ -100,7 +101,7 @@ def advise(findings: Findings, recipe: Recipe, precision: Resolved, *, on_cpu: b
     needed = -(-findings.pairs * findings.pair_bytes // 2**20)
     kept = recipe.data.keep_mb
     slow = data_s / own.spread > 0.1 * step.seconds
-    if kept is not None and kept < needed and slow and not findings.drawn:
+    if certain and kept is not None and kept < needed and slow and not findings.drawn:
         settings.append(
             Setting(f"data.keep_mb={needed}", f"all {findings.pairs} pairs are decoded only once")
         )
@@ -153,8 +154,11 @@ def _of_disturbance(findings: Findings, on_cpu: bool) -> list[str]:
         return []
     seem = "" if "load" in signs[0] else "seem to "
     what = "processor" if on_cpu else "machine"
+    # torch's threads wait for each other at every operation, awake, and one of them is not running.
+    alone = ", or run with OMP_NUM_THREADS=1 where it never is" if on_cpu and cores > 1 else ""
     return [
-        f"other programs {seem}use the {what} ({'; '.join(signs)}): measure again when it is idle"
+        f"other programs {seem}use the {what} ({'; '.join(signs)}): measure again when it is "
+        f"idle{alone}"
     ]
 
 

@@ -232,7 +232,7 @@ def _show(findings: Findings, advice: Advice, console: Console) -> None:
         enough = 10 * ceil((findings.all_s or 0.0) / 10)
         notes.append(
             f"{len(left_out)} of {len(findings.steps)} left out: about {enough} seconds would "
-            f"measure them (--seconds {enough})"
+            f"measure {'it' if len(left_out) == 1 else 'them'} (--seconds {enough})"
         )
     for note in notes:
         console.print(Padding(Text(note), (0, 0, 0, 2), expand=False))

@@ -85,7 +85,7 @@ class StopRequest:
                 warnings.warn(
                     f"asked to stop: what is being done is finished and saved first{again}",
                     Note,
-                    stacklevel=1,  # what was interrupted may be a library, whose warnings are not shown
+                    stacklevel=1,  # what it interrupts may be a library, whose warnings are hidden
                 )
         self.requested = True
         if self._link is None:
