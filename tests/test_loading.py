@@ -241,6 +241,7 @@ def test_closing_before_the_first_batch_ends_the_workers():
     started = workers_now() - before
     assert len(started) == 2
     loader.close()
+    assert loader._slots.closed  # so that they do not make what they were asked for first
     assert not any(alive(pid) for pid in started)
 
 

@@ -67,6 +67,11 @@ def test_a_failure_raises_where_it_is_collected_and_ends_all_that_follows():
     assert done == [1] and told == []
 
 
+def test_a_failure_raises_at_the_end_too():
+    with pytest.raises(OSError, match="no room"), Writer() as writer:
+        writer.submit(fail)
+
+
 def fail():
     raise OSError("no room")
 
