@@ -1,4 +1,4 @@
-"""Hostile input: some thousands of the fuzzer's cases, what it found, and what security.md says."""
+"""Hostile input: some hundreds of the fuzzer's cases, what it found, and what security.md says."""
 
 import importlib.util
 import json
@@ -76,16 +76,16 @@ def fuzzer():
             os.environ["HF_HUB_OFFLINE"] = offline
 
 
-def test_some_thousand_cases(tmp_path):
+def test_some_hundred_cases(tmp_path):
     """In processes of their own, since audit hooks and limits are for good; each names its case."""
     targets = ["recipes", "assignments", "palettes", "bundles", "checkpoints", "images", "tars"]
     targets += ["weights", "reports"]
     out = tmp_path / "outcome.json"
-    done = fuzz("--cases=2000", "--start=900000", f"--out={out}")
+    done = fuzz("--cases=900", "--start=900000", f"--out={out}")
     assert done.returncode in (0, 1), done.stderr
     outcome = json.loads(out.read_text())
     assert list(outcome["targets"]) == targets
-    assert sum(target["cases"] for target in outcome["targets"].values()) >= 2000
+    assert sum(target["cases"] for target in outcome["targets"].values()) >= 900
     for name, target in outcome["targets"].items():
         assert target["findings"] == {}, name
         # Else nothing is tested: neither the readers behind the first check, nor that check.

@@ -397,6 +397,36 @@ def test_a_checkpoint_has_its_name_before_a_long_validation_ends(tmp_path, recip
     assert named[0] is False and named[-1] is True
 
 
+def test_a_checkpoint_taken_before_an_error_is_written_though_a_signal_comes(
+    tmp_path, recipe, monkeypatch
+):
+    step, sheet, gate, steps = Pix2Pix.step, records.write_sheet, Gate(), []
+
+    def ask():
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.2)
+        gate.open.set()
+
+    def failing(*given):
+        steps.append(1)
+        if len(steps) == 3:
+            assert gate.begun.wait(PATIENCE_S)
+            threading.Timer(0.3, ask).start()
+            raise ValueError("the reason")
+        return step(*given)
+
+    def held(path, rows):
+        if path.stem == "step-00000002":  # which the checkpoint of that step comes after
+            gate()
+        sheet(path, rows)
+
+    monkeypatch.setattr(Pix2Pix, "step", failing)
+    monkeypatch.setattr(records, "write_sheet", held)
+    with pytest.raises(Img2ImgError, match="the reason"):
+        run(recipe, tmp_path / "run", overrides={"train.validate_every": 0})
+    assert list(RunDirectory(tmp_path / "run").saved_steps()) == [2]
+
+
 def train_watched(recipe, *sets, plugins=None, on_step=lambda step: None):
     """A run beside its recipe, each step of which is told."""
     train_recipe(
