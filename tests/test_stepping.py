@@ -258,7 +258,7 @@ class FakeRecording:
         cls.recorded += 1
         return cls(method, source), None
 
-    def leaves_room(self):
+    def leaves_room(self, source, target):
         return self.room
 
     def restore_gradients(self):
@@ -346,6 +346,18 @@ def memory(monkeypatch):
     return bytes_
 
 
+def recorded_with(monkeypatch, memory, took, batch=2):
+    """A recording that takes so many bytes, 30 of them in use after it; before it 50 are."""
+    streams = fake_graphs(monkeypatch, SimpleNamespace(reset=lambda: None))
+
+    def take(method):
+        memory.reserved, memory.allocated = 50 + took, 50 + 30
+
+    memory.reserved = memory.allocated = 50
+    recording, _ = Recording.of(Linear(take), *pairs(1, batch)[0], streams.own)
+    return recording
+
+
 @pytest.mark.parametrize(
     ("free", "reserved", "allocated", "room"),
     [
@@ -359,17 +371,47 @@ def memory(monkeypatch):
 def test_a_recording_knows_whether_it_leaves_room(
     monkeypatch, memory, free, reserved, allocated, room
 ):
-    """It takes 100 bytes, of which 70 lie idle after it; before it all of 50 are in use."""
-    graph = SimpleNamespace(reset=lambda: None)
-    streams = fake_graphs(monkeypatch, graph)
-
-    def take(method):
-        memory.reserved, memory.allocated = 150, 80
-
-    memory.reserved = memory.allocated = 50
-    recording, _ = Recording.of(Linear(take), *pairs(1)[0], streams.own)
+    """For a step like it, which takes 100 bytes as well."""
+    recording = recorded_with(monkeypatch, memory, 100)
     memory.free, memory.reserved, memory.allocated = free, reserved, allocated
-    assert recording.leaves_room() is room
+    assert recording.leaves_room(*pairs(1)[0]) is room
+
+
+@pytest.mark.parametrize(
+    ("took", "batch", "needed"),
+    [
+        (1000, 1, 96 + 226),
+        (1000, 3, 96 + 678),
+        (1000, 4, 1000),
+        (1000, 8, 96 + 1808),
+        (60, 1, 60),  # never more than it took with more pairs
+    ],
+)
+def test_a_smaller_batch_needs_less_room(monkeypatch, memory, took, batch, needed):
+    """Of what a step of four took, twice the 48 bytes of its 12 weights are there for any batch."""
+    recording = recorded_with(monkeypatch, memory, took, batch=4)
+    odd = pairs(1, batch)[0]
+    memory.free = needed
+    assert recording.leaves_room(*odd)
+    memory.free = needed - 1
+    assert not recording.leaves_room(*odd)
+
+
+def test_a_recording_that_is_not_made_anew_is_told_once(recordings):
+    """As where memory is used up by then; the first one was made, so it says what changed."""
+    recordings.room = False
+    step = Stepper(Linear(), torch.device("cuda"))
+    (source, target), *_ = pairs(1)
+    with pytest.warns(RuntimeWarning) as told:
+        for number in range(1, 12):
+            if number == EAGER_STEPS + 2:
+                step(source[:1], target[:1], number)
+                recordings.reason = "cannot be recorded (OutOfMemoryError: CUDA out of memory)"
+            step(source, target, number)
+    said = [str(warning.message) for warning in told if "pairs than" not in str(warning.message)]
+    assert not step.captured and len(said) == 1
+    assert said[0].startswith("steps are no longer replayed from a CUDA graph")
+    assert said[0].endswith("and by now Linear " + recordings.reason)
 
 
 def test_gradients_are_those_that_a_replay_fills(monkeypatch):
@@ -621,7 +663,7 @@ def test_compiled_networks_train_as_plain_ones(monkeypatch):
 )
 def test_recorded_steps_train_as_eager_ones(monkeypatch, precision, room):
     """Without room they are recorded twice, the second time after the odd batch."""
-    monkeypatch.setattr(Recording, "leaves_room", lambda self: room)
+    monkeypatch.setattr(Recording, "leaves_room", lambda *_: room)
     device = torch.device("cuda")
     methods = [pix2pix(device, precision=precision) for _ in range(2)]
     steps = [

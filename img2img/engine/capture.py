@@ -70,6 +70,9 @@ class Recording:
         self._graph, self._source, self._target, self._losses = graph, source, target, losses
         self._gradients = [(parameter, parameter.grad) for parameter in parameters]
         self._memory, self._device = memory, source.device
+        # Gradients, and as much again for what is made of weights: casts, an optimizer's updates.
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+        self._whatever_batch = min(2 * weights, memory.reserved)
 
     @classmethod
     def of(
@@ -117,11 +120,16 @@ class Recording:
         self._graph.replay()
         return self._losses
 
-    def leaves_room(self) -> bool:
-        """Whether another step, not recorded, has memory beside it: it may take as much again."""
+    def leaves_room(self, source: Tensor, target: Tensor) -> bool:
+        """Whether a step on these batches, not recorded, has memory beside it.
+
+        By what this one took: activations grow with a batch, what belongs to weights does not.
+        """
+        share = (source.numel() + target.numel()) / (self._source.numel() + self._target.numel())
+        by_batch = share * (self._memory.reserved - self._whatever_batch)
         free, _ = torch.cuda.mem_get_info(self._device)
         idle = Memory.of(self._device).idle - self._memory.idle
-        return self._memory.reserved <= free + idle
+        return self._whatever_batch + by_batch <= free + idle
 
     def restore_gradients(self) -> None:
         """Make parameters' gradients those that a replay fills; others give their memory back."""

@@ -51,7 +51,7 @@ class Stepper:
         self._recording: Recording | None = None
         self._stream: torch.cuda.Stream | None = None
         self._eager_left = EAGER_STEPS
-        self._odd_told = False
+        self._odd_told = self._recorded_before = False
         self._benchmark = torch.backends.cudnn.benchmark
         if device.type == "cuda":
             # All steps have the same shapes, so that trying all algorithms once is worth it.
@@ -98,12 +98,12 @@ class Stepper:
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            if self._recording.leaves_room():
+            if self._recording.leaves_room(source, target):
                 losses = self._eager(source, target, number)
                 self._recording.restore_gradients()
                 return losses
             self._recording.close()
-            self._recording, self._eager_left = None, 1
+            self._recording, self._eager_left, self._recorded_before = None, 1, True
             return self._eager(source, target, number)
         if self._stream is None or not alike:
             return self._eager(source, target, number)
@@ -131,7 +131,7 @@ class Stepper:
                 self._recording, reason = Recording.of(self.method, source, target, stream)
             if reason is not None:
                 self._stream = None
-                _say_eager(self.method, reason)
+                _say_eager(self.method, reason, no_longer=self._recorded_before)
         return losses
 
     def _eager(self, source: Tensor, target: Tensor, number: int) -> StepLosses:
@@ -156,10 +156,11 @@ class Stepper:
         return StepLosses.of(losses, source.device)
 
 
-def _say_eager(method: Method, reason: str) -> None:
-    warnings.warn(
-        f"steps are not recorded as a CUDA graph, so small batches are slower: "
-        f"{type(method).__name__} {reason}",
-        RuntimeWarning,
-        stacklevel=3,
-    )
+def _say_eager(method: Method, reason: str, *, no_longer: bool = False) -> None:
+    said = "steps are not recorded as a CUDA graph, so small batches are slower:"
+    if no_longer:
+        said = (
+            "steps are no longer replayed from a CUDA graph, and small batches are slower from "
+            "here on: what was recorded was given back for a batch of another size, and by now"
+        )
+    warnings.warn(f"{said} {type(method).__name__} {reason}", RuntimeWarning, stacklevel=3)
