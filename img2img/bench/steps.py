@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from img2img.bench.timing import LEAST_STEPS, WARM_UP, time_in_turn
 from img2img.data.resources import available_memory
 from img2img.engine.memory import is_memory, keeping_freed_memory
 from img2img.engine.precision import Resolved
-from img2img.engine.stepping import Stepper
+from img2img.engine.stepping import EAGER_STEPS, Stepper
 from img2img.recipe import Recipe
 from img2img.registry import Registry
 
@@ -149,11 +150,10 @@ class StepTimer:
                 )
                 for step in implausible(self.found())
             }
-            affordable = [size for size in again if again[size] < left]
-            if not affordable:
+            repeat = next((size for size in again if again[size] < left), None)
+            if repeat is None:
                 break
-            size = affordable[0]
-            self._time(size, [p for p in precisions if (size, p) in self._rounds], left / 2)
+            self._time(repeat, [p for p in precisions if (repeat, p) in self._rounds], left / 2)
 
     def found(self) -> tuple[StepTime, ...]:
         """All rows, by batch and precision."""
@@ -161,8 +161,7 @@ class StepTimer:
         for size, precision in sorted({*self._rounds, *self._notes}):
             rounds, floor = self._rounds.get((size, precision)), self._floor((size, precision))
             if rounds is None:
-                note = self._notes[size, precision]
-                rows.append(StepTime(precision, size, None, floor, note))
+                rows.append(StepTime(precision, size, None, floor, self._notes[size, precision]))
                 continue
             slow = max(rounds) if len(rounds) < 4 else statistics.quantiles(rounds, n=4)[2]
             note = NOT_RECORDED if (size, precision) in self._not_recorded else ""
@@ -251,13 +250,14 @@ class StepTimer:
 
     def _run(self, size: int, precisions: Sequence[Resolved], seconds: float) -> list[list[float]]:
         """Rounds of each precision, of recorded steps wherever a precision can have them."""
+        ends = time.perf_counter() + seconds
         taken, captured = self._in_turn(size, precisions, seconds)
-        if any(captured) and not all(captured):
+        if not taken:
             # A recording keeps its memory, and may have left too little for the next one.
-            taken = []
-            for precision in precisions:
+            for number, precision in enumerate(precisions):
                 self._tidy()
-                taken += self._run(size, [precision], seconds / len(precisions))
+                share = (ends - time.perf_counter()) / (len(precisions) - number)
+                taken += self._run(size, [precision], share)
         elif self.recipe.train.capture and self.device.type == "cuda" and not any(captured):
             self._not_recorded.update((size, precision) for precision in precisions)
         return taken
@@ -265,7 +265,7 @@ class StepTimer:
     def _in_turn(
         self, size: int, precisions: Sequence[Resolved], seconds: float
     ) -> tuple[list[list[float]], list[bool]]:
-        """Rounds of each precision, and whether its steps were recorded; all are held at once."""
+        """Rounds of each, and whether it was recorded; nothing where only some would be so."""
         train = self.recipe.train
         steppers: list[Stepper] = []
         with ExitStack() as stack:
@@ -280,16 +280,17 @@ class StepTimer:
                 step = Stepper(method, self.device, capture=train.capture, compile=train.compile)
                 stack.callback(step.close)
                 steppers.append(step)
-                number = 0
+                numbers = itertools.count(1)
+                return lambda: step(source, target, next(numbers))
 
-                def once() -> None:
-                    nonlocal number
-                    number += 1
-                    step(source, target, number)
-
-                return once
-
-            taken = time_in_turn([contender(name) for name in precisions], self.device, seconds)
+            contenders = [contender(name) for name in precisions]
+            ends = time.perf_counter() + seconds
+            if len(contenders) > 1 and self.device.type == "cuda" and train.capture:
+                for once in contenders * EAGER_STEPS:
+                    once()
+                if len({step.captured for step in steppers}) > 1:
+                    return [], []
+            taken = time_in_turn(contenders, self.device, ends - time.perf_counter())
             return taken, [step.captured for step in steppers]
 
     def _tidy(self) -> None:
