@@ -45,6 +45,8 @@ NOISE = ("threads", "eager again")
 # That is one sample of a distribution, so another may be some times as far away.
 TIMES_NOISE = 10.0
 TIMES_WEIGHTS = 2.0
+# A second trial that went wrong must not let everything else agree: of what threads alone allow.
+TIMES_THREADS = 10.0
 # What a loss of nothing is measured by: one rounding of 1 in float32.
 LEAST = 2.0**-23
 WINDOWS = 5
@@ -184,11 +186,20 @@ def ten_steps(options: argparse.Namespace, ways: list[Way]) -> dict[str, Any]:
     allowed = min(LIMIT, TIMES_NOISE * noise) if noise else LIMIT
     # Adam's first steps have the size of the learning rate however small a gradient is, so that
     # weights whose gradients are all rounding go either way, with threads as with anything else.
-    spread = max((max(told["weights"].values()) for told in chance), default=0.0)
-    for_weights = max(LIMIT, TIMES_WEIGHTS * spread)
+    limits = {
+        way.name: max(LIMIT, TIMES_WEIGHTS * max(found[way.name]["weights"].values()))
+        for way in ways
+        if way.name in NOISE
+    }
+    most = TIMES_THREADS * limits.get(NOISE[0], LIMIT)
+    for_weights = min(max(limits.values(), default=LIMIT), most)
     for way in ways:
         told = found[way.name]
-        near = told["largest"] <= allowed and max(told["weights"].values()) <= for_weights
+        if way.name in NOISE:
+            # Their weights are what others' are measured by, and nothing measures them.
+            near = told["largest"] <= LIMIT
+        else:
+            near = told["largest"] <= allowed and max(told["weights"].values()) <= for_weights
         # bfloat16 is for information: it has fewer digits than that.
         exact = way.precision == "float32"
         told["agrees"] = (near and told["captured"] == way.capture) if exact else None
@@ -322,7 +333,8 @@ def keep(page: Path, result: dict[str, Any], device: torch.device) -> None:
         f"most {found['allowed']:.2g} agrees for a loss ({TIMES_NOISE:g} times what another "
         f"number of CPU threads{again} gives, and no more than {LIMIT:g}), "
         f"{found['allowed_weights']:.2g} for weights ({TIMES_WEIGHTS:g} times what that "
-        f"gives, or {LIMIT:g})."
+        f"gives, or {LIMIT:g}, and no more than {TIMES_THREADS:g} times what the threads alone "
+        f"allow). What this is measured by agrees by its losses alone, at most {LIMIT:g} away."
     )
     record(page, "same", device, ["", *losses, "weights", "agrees"], rows, note)
     if (runs := result["runs"]) is None:

@@ -101,10 +101,12 @@ def small(data, **settings):
 # The same training
 
 
-def test_same_training(same_training, capsys, data, page, tmp_path):
+def test_same_training(same_training, capsys, data, page, tmp_path, monkeypatch):
+    """Runs of three windows, of a step each."""
+    monkeypatch.setattr(same_training, "WINDOWS", 3)
     names = ["same-cpu", "same-runs-cpu"]
     path, out = page(*names), tmp_path / "runs"
-    arguments = [*small(data, steps=5, out=out, record=path), "--seeds", "3", "4"]
+    arguments = [*small(data, steps=3, out=out, record=path), "--seeds", "3", "4"]
     same_training.main(arguments)
     told = json.loads(capsys.readouterr().out)
     steps = told["ten_steps"]
@@ -122,25 +124,27 @@ def test_same_training(same_training, capsys, data, page, tmp_path):
     assert {run.name for run in out.iterdir()} == kept
     rows = told["runs"]["rows"]
     assert [name for name in rows if "psnr" in name] == [
-        f"validation psnr, step {n}" for n in range(1, 6)
+        f"validation psnr, step {n}" for n in range(1, 4)
     ]
-    assert {"loss l1, steps 1 to 1", "loss d_fake, steps 5 to 5"} < set(rows)
-    assert len(rows) == 5 * (3 + 4)
+    assert {"loss l1, steps 1 to 1", "loss d_fake, steps 3 to 3"} < set(rows)
+    assert len(rows) == 3 * (3 + 4)
     last = []
     for name in ("float32-seed3", "float32-seed4"):
         lines = [json.loads(line) for line in (out / name / "metrics.jsonl").open()]
-        last.append(next(line for line in lines if line["step"] == 5)["losses"]["l1"])
-    assert rows["loss l1, steps 5 to 5"]["float32"] == last
+        last.append(next(line for line in lines if line["step"] == 3)["losses"]["l1"])
+    assert rows["loss l1, steps 3 to 3"]["float32"] == last
     for name in kept:
         about = json.loads((out / name / "environment.json").read_text())
         assert about["precision"] == name.partition("-")[0]
 
     text = path.read_text()
     assert "old" not in text and text.count("before") == text.count("after\n") == 2
-    assert "| threads |" in text and "| loss l1, steps 5 to 5 |" in text
+    assert "| threads |" in text and "| loss l1, steps 3 to 3 |" in text
+    assert "agrees by its losses alone, at most 0.001 away" in text
 
     # What is there is not trained again.
     before = {run: (run / "model.safetensors").stat().st_mtime_ns for run in out.iterdir()}
+    monkeypatch.setattr(same_training, "ten_steps", lambda *_: steps)
     same_training.main(arguments)
     assert json.loads(capsys.readouterr().out)["runs"] == told["runs"]
     assert before == {run: (run / "model.safetensors").stat().st_mtime_ns for run in out.iterdir()}
@@ -177,7 +181,9 @@ def ten_steps(same_training, data):
         options = Namespace(data=data, size=32, width=2, batch=2)
         found = same_training.ten_steps(options, [*ways, way("captured", cpu, capture=True)])
         assert not held
-        return found["ways"]["captured"] | {"allowed_weights": found["allowed_weights"]}
+        told = {"allowed_weights": found["allowed_weights"]}
+        noise = {name: way["agrees"] for name, way in found["ways"].items() if name != "captured"}
+        return found["ways"]["captured"] | told | {"noise": noise}
 
     compare.real = real.__call__
     return compare
@@ -235,19 +241,24 @@ def test_no_number_agrees_with_nothing(ten_steps, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("noise", "agrees"),
+    ("noise", "agrees", "for_weights"),
     [
-        ([1e-6], False),
-        ([2e-5], True),
-        ([0.0], True),
-        ([1e-6, 2e-5], True),
-        ([2e-5, 0.0], True),
+        ([1e-6], False, 2e-3),
+        ([2e-5], True, 4e-2),
+        ([0.0], True, 1e-3),
+        ([1e-6, 8e-6], False, 1.6e-2),
+        ([1e-6, 2e-5], True, 2e-2),  # ten times what threads allow
+        ([0.0, 2e-5], True, 1e-2),
+        ([2e-5, 0.0], True, 4e-2),
     ],
 )
 def test_as_close_as_another_thread_count(
-    same_training, ten_steps, monkeypatch, data, noise, agrees
+    same_training, ten_steps, monkeypatch, data, noise, agrees, for_weights
 ):
-    """1e-4 away is near where threads or a second trial give 2e-5, and far where they give 1e-6."""
+    """1e-4 away is near where threads or a second trial give 2e-5, and far where they give 1e-6.
+
+    Weights of these are a thousand times as far away.
+    """
     left = list(noise)
 
     def away(self, source, target, number):
@@ -266,7 +277,25 @@ def test_as_close_as_another_thread_count(
     told = ten_steps(monkeypatch, away, other_thread_count=[1], again=len(noise) - 1)
     assert told["largest"] == pytest.approx(1e-4, rel=0.01)
     assert told["agrees"] is agrees
-    assert told["allowed_weights"] == pytest.approx(max(1e-3, 2 * 1000 * max(noise)))
+    assert told["allowed_weights"] == pytest.approx(for_weights)
+
+
+@pytest.mark.parametrize(("losses", "agrees"), [(9e-4, True), (1.1e-3, False)])
+def test_what_measures_chance_is_judged_by_losses(
+    same_training, ten_steps, monkeypatch, losses, agrees
+):
+    """A second trial with other weights; these let the captured step have no such ones."""
+    left = [(0.0, 0.003), (losses, 0.5), (0.0, 0.07)]
+
+    def distance(trial, reference):
+        largest, weights = left.pop(0)
+        return {"captured": trial.captured, "largest": largest, "weights": {"generator": weights}}
+
+    monkeypatch.setattr(same_training, "distance", distance)
+    told = ten_steps(monkeypatch, other_thread_count=[1], again=1)
+    assert told["noise"] == {"threads": True, "eager again": agrees}
+    assert told["allowed_weights"] == pytest.approx(0.06)
+    assert told["agrees"] is False
 
 
 def test_ways(same_training, monkeypatch):
