@@ -7,11 +7,17 @@ import contextlib
 import os
 import signal
 import threading
+import time
+from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)
+# In seconds, between two looks at whether an import has ended.
+AGAIN = 0.05
 
 _asked = False
+_asking_again = False
 _main = -1
 
 
@@ -29,6 +35,40 @@ def answer_signals() -> None:
     for number in NUMBERS:
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _interrupt)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A signal's handler: a KeyboardInterrupt, but within an import only when that has ended.
+
+    There it would leave modules half loaded, or reach C++ that ends the process with an abort.
+    Whoever handles the signal by then gets it.
+    """
+    global _asking_again
+    if not _within_import(frame):
+        raise KeyboardInterrupt
+    if not _asking_again:
+        _asking_again = True
+        # No `threading.Thread`, whose locks the import may hold.
+        _thread.start_new_thread(_ask_again, (number,))
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[list[int]]:
+    """A context in which SIGINT and SIGTERM raise nothing, and are listed.
+
+    Outside the main thread, which alone hears of them, it changes nothing.
+    """
+    numbers: list[int] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in NUMBERS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                before[number] = signal.signal(number, lambda got, _: numbers.append(got))
+    try:
+        yield numbers
+    finally:
+        for changed, handler in before.items():
+            signal.signal(changed, handler)
 
 
 def end_with_stdin() -> None:
@@ -72,4 +112,19 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
         os.kill(os.getpid(), number)
         return
     _asked = True
-    raise KeyboardInterrupt
+    interrupt(number, frame)
+
+
+def _within_import(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _ask_again(number: int) -> None:
+    global _asking_again
+    time.sleep(AGAIN)
+    _asking_again = False
+    _thread.interrupt_main(signal.Signals(number))

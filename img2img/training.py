@@ -30,8 +30,9 @@ from img2img.engine.memory import keeping_freed_memory
 from img2img.engine.precision import resolve_device, resolve_precision
 from img2img.engine.processes import Processes
 from img2img.engine.room import warn_of_little_room
+from img2img.engine.run import Run
 from img2img.environment import environment
-from img2img.errors import Interrupted, Note, RequestError
+from img2img.errors import Note, RequestError
 from img2img.inference import Translator
 from img2img.plugins import Plugins
 from img2img.rebuild import load_translator
@@ -110,9 +111,6 @@ def train_recipe(
                 on_step=on_step,
                 processes=processes,
             )
-    except KeyboardInterrupt:
-        # Before the first step, after the last, or for the second time.
-        raise Interrupted(f"interrupted; {_where_it_goes_on(directory)}") from None
     finally:
         lock.release()
 
@@ -209,9 +207,20 @@ def _train(
         directory.write_text(directory.environment, json.dumps(about, indent=2) + "\n")
 
     processes.wait()  # nothing is written before all are ready
-    processes.decide(prepare)
+    with _saying_what_is_saved(directory):
+        processes.decide(prepare)
+        _train_in(run, plugins, on_step, start=found.checkpoint)
+    scores = processes.decide(lambda: last_validation(directory))
+    return FinishedRun(directory.path, run.plan.total_steps, scores, plugins.registry)
+
+
+def _train_in(
+    run: Run, plugins: Plugins, on_step: Callable[[int], None], *, start: Path | None
+) -> None:
+    """Train in a directory that is prepared, watched by plugins and TensorBoard."""
+    device = run.device
     watching, logger = plugins.manager, TensorBoardLogger()
-    if not processes.main:
+    if not run.processes.main:
         watching = pluggy.PluginManager(hookspecs.PROJECT)
         watching.add_hookspecs(hookspecs)
     elif not watching.has_plugin("tensorboard"):
@@ -220,24 +229,27 @@ def _train(
     on_it = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
     try:
         with on_it, keeping_freed_memory(device):
-            train(run, Events(watching), on_step, start=found.checkpoint)
+            train(run, Events(watching), on_step, start=start)
     finally:
         # A run that fails has no `on_run_end`; the next of this process has a logger of its own.
         if watching.is_registered(logger):
             watching.unregister(logger)
         logger.close()
-    scores = processes.decide(lambda: last_validation(directory))
-    return FinishedRun(directory.path, run.plan.total_steps, scores, plugins.registry)
 
 
-def _where_it_goes_on(directory: RunDirectory) -> str:
-    saved = find_checkpoints(directory)
-    if not saved:
-        begins = "with --resume begins anew" if directory.holds_run() else "starts again"
-        return f"nothing was saved yet, and the same command {begins}"
-    return (
-        f"step {step_of(saved[-1])} is saved, and the same command with --resume goes on from there"
-    )
+@contextmanager
+def _saying_what_is_saved(directory: RunDirectory) -> Iterator[None]:
+    """Ctrl-C, before the first step, after the last or for the second time, says what is left."""
+    try:
+        yield
+    except KeyboardInterrupt as asked:
+        told = "nothing was saved yet, and the same command starts again"
+        if saved := find_checkpoints(directory):
+            step = step_of(saved[-1])
+            told = f"step {step} is saved, and the same command with --resume goes on from there"
+        elif directory.holds_run():
+            told = "nothing was saved yet, and the same command with --resume begins anew"
+        raise KeyboardInterrupt(f"interrupted; {told}") from asked
 
 
 @contextmanager

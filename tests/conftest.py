@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from img2img import signals
 from img2img.plugins import load_plugins
 from img2img.registry import Registry
 
@@ -29,6 +30,14 @@ def pytest_collection_finish() -> None:
     """What the tests have imported is not looked through at each collection of garbage."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def frozen() -> Iterator[None]:
+    """And stays so: `img2img run`, called in this process, has all of it looked through again."""
+    yield
+    if not gc.get_freeze_count():
+        gc.freeze()
 
 
 def pytest_unconfigure() -> None:
@@ -66,6 +75,7 @@ def signals_answered() -> Iterator[None]:
     after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     for number, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
         signal.signal(number, handler)
+    signals._asked = False
     assert after == before
 
 

@@ -4,9 +4,11 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
 import tomllib
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +20,7 @@ from PIL import Image
 import img2img
 from img2img import training
 from img2img.bundle import load_bundle
+from img2img.cli import main
 from img2img.data import SideBySide
 from img2img.data.batch import Batch, Skipped
 from img2img.data.make_shards import make_shards
@@ -187,8 +190,8 @@ def test_ctrl_c_saves_and_says_so(tmp_path, recipe):
 @pytest.mark.parametrize(
     ("at", "said"),
     [
-        (0, "^interrupted; nothing was saved yet, and the same command with --resume begins anew"),
-        (5, "^interrupted; step 4 is saved, and the same command with --resume goes on from there"),
+        (0, "interrupted; nothing was saved yet, and the same command with --resume begins anew"),
+        (5, "interrupted; step 4 is saved, and the same command with --resume goes on from there"),
     ],
 )
 def test_asked_twice_a_run_says_what_is_saved(tmp_path, recipe, monkeypatch, at, said):
@@ -202,7 +205,7 @@ def test_asked_twice_a_run_says_what_is_saved(tmp_path, recipe, monkeypatch, at,
 
     done = []
     monkeypatch.setattr(Pix2Pix, "step", interrupted)
-    with pytest.raises(Interrupted, match=said):
+    with pytest.raises(KeyboardInterrupt) as asked:
         train_recipe(
             str(recipe),
             load_plugins(entry_points=False),
@@ -211,16 +214,52 @@ def test_asked_twice_a_run_says_what_is_saved(tmp_path, recipe, monkeypatch, at,
             overrides=["train.checkpoint_every=4"],
             on_step=done.append,
         )
+    assert str(asked.value) == said
 
 
-def test_asked_before_there_is_a_run(tmp_path, recipe, monkeypatch):
-    def assembling(*given, **options):
+@pytest.mark.parametrize(
+    ("at", "options", "said"),
+    [
+        ("assemble", [], "interrupted before training began; nothing was changed"),
+        (
+            "train",
+            ["--fresh"],
+            "interrupted; nothing was saved yet, and the same command with --resume instead of "
+            "--fresh begins anew",
+        ),
+        (
+            "stop",
+            ["--fresh"],
+            "stopped at step 1 of 6; everything is saved, and the same command with --resume "
+            "instead of --fresh goes on",
+        ),
+    ],
+)
+def test_the_command_says_what_a_signal_has_left(
+    tmp_path, recipe, monkeypatch, capsys, at, options, said
+):
+    """A run that was to be replaced is none to go on with."""
+    run(recipe, tmp_path / "run", train__steps=2)
+    before = everything(tmp_path / "run")
+
+    def asked(*given, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(training, "assemble", assembling)
-    with pytest.raises(Interrupted, match="nothing was saved yet, and the same command starts"):
-        run(recipe, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    if at == "stop":
+        step = Pix2Pix.step
+        ask = partial(os.kill, os.getpid(), signal.SIGINT)
+        monkeypatch.setattr(Pix2Pix, "step", lambda *given: (ask(), step(*given))[1])
+    else:
+        monkeypatch.setattr(training, at, asked)
+    given = ["run", str(recipe), "--out", str(tmp_path / "run"), "--device=cpu", "--quiet"]
+    monkeypatch.setattr(sys, "argv", ["img2img", *given, *(options or ["--resume"])])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 130
+    assert capsys.readouterr().err.splitlines()[-1] == said
+    if at == "assemble":
+        for mine, other in zip(before, everything(tmp_path / "run"), strict=True):
+            assert mine.keys() == other.keys()
 
 
 def test_training_outside_the_main_thread_works(tmp_path, recipe):

@@ -16,7 +16,7 @@ from img2img.engine import records
 from img2img.engine.checkpoint import find_checkpoints, flaw
 from img2img.engine.directory import RunDirectory
 from img2img.engine.processes import Processes
-from img2img.engine.writing import MOST_WAITING, Writer, to_host
+from img2img.engine.writing import MOST_WAITING, POLL, Writer, to_host
 from img2img.errors import Img2ImgError
 from img2img.inference import Translator
 from img2img.methods import Pix2Pix
@@ -133,19 +133,26 @@ def test_no_signal_leaves_the_thread_behind():
     assert done == [1]
 
 
+def ask_when_heard(then, times=1):
+    """Signals, from another thread, once a writer hears them at its end; `then` is called after."""
+    usual = signal.getsignal(signal.SIGINT)
+
+    def ask():
+        until = time.monotonic() + PATIENCE_S
+        while signal.getsignal(signal.SIGINT) is usual and time.monotonic() < until:
+            time.sleep(0.01)
+        for _ in range(times):
+            _thread.interrupt_main(signal.SIGINT)
+            time.sleep(4 * POLL)
+        then()
+
+    threading.Thread(target=ask).start()
+
+
 @pytest.mark.parametrize(("signals", "kept"), [(1, ["sheet", "checkpoint"]), (2, [])])
 def test_a_signal_takes_nothing_from_an_error_but_what_follows_the_last_checkpoint(signals, kept):
     """As torchrun's, which ends all processes when one of them does, because of that error."""
     gate, done, told = Gate(), [], []
-
-    def ask():
-        for _ in range(signals):
-            time.sleep(0.1)
-            # A real one, which wakes who waits.
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        time.sleep(0.1)
-        gate.open.set()
-
     with pytest.raises(ValueError, match="the reason"), Writer() as writer:
         writer.submit(gate)
         writer.submit(lambda: done.append("sheet"))
@@ -154,10 +161,32 @@ def test_a_signal_takes_nothing_from_an_error_but_what_follows_the_last_checkpoi
         )
         writer.submit(lambda: done.append("later"), lambda: told.append("later"))
         assert gate.begun.wait(PATIENCE_S)
-        threading.Thread(target=ask).start()
+        ask_when_heard(gate.open.set, signals)
         raise ValueError("the reason")
     assert done == kept
     assert told == kept[1:]
+
+
+@pytest.mark.parametrize("error", [None, ValueError("the reason"), KeyboardInterrupt("first")])
+def test_a_signal_does_not_break_off_what_follows_a_job(error):
+    """Such as naming a checkpoint that is whole, and telling of it."""
+    told, asked = [], threading.Event()
+
+    def follow():
+        told.append("begun")
+        assert asked.wait(PATIENCE_S)
+        told.append("done")
+
+    with pytest.raises(type(error or KeyboardInterrupt())) as ended, Writer() as writer:
+        gate = Gate()
+        writer.submit(gate, follow, kept=True)
+        assert gate.begun.wait(PATIENCE_S)
+        gate.open.set()
+        ask_when_heard(asked.set)
+        if error is not None:
+            raise error
+    assert told == ["begun", "done"]
+    assert error is None or ended.value is error
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
@@ -402,16 +431,11 @@ def test_a_checkpoint_taken_before_an_error_is_written_though_a_signal_comes(
 ):
     step, sheet, gate, steps = Pix2Pix.step, records.write_sheet, Gate(), []
 
-    def ask():
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-        time.sleep(0.2)
-        gate.open.set()
-
     def failing(*given):
         steps.append(1)
         if len(steps) == 3:
             assert gate.begun.wait(PATIENCE_S)
-            threading.Timer(0.3, ask).start()
+            ask_when_heard(gate.open.set)
             raise ValueError("the reason")
         return step(*given)
 

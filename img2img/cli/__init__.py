@@ -28,6 +28,7 @@ from img2img.cli import (
 from img2img.cli.options import DebugOption, wants_debug
 from img2img.errors import Img2ImgError, Interrupted, Note, RecipeError, SaidElsewhere
 from img2img.names import printable
+from img2img.signals import was_asked
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -71,14 +72,24 @@ def main() -> NoReturn:
     """Run the command line; every error a user can cause is one readable message, no traceback."""
     warnings.showwarning = _print_warning
     try:
-        app()
+        try:
+            app()
+        except (Interrupted, SaidElsewhere):
+            raise
+        except Exception as error:
+            # What a signal raised within C code comes out as any error, which is nobody's fault.
+            if not was_asked():
+                raise
+            raise KeyboardInterrupt from error
     except Img2ImgError as error:
         if wants_debug():
             traceback.print_exc()
         elif not isinstance(error, SaidElsewhere):
             print(_fit(_lines(error)), file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as asked:
+        if wants_debug() and asked.__cause__ is not None:
+            traceback.print_exc()
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except SystemExit as left:

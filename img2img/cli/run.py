@@ -96,8 +96,11 @@ def run(
                 on_step=on_step,
                 processes=processes,
             )
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted before training began") from None
+        except (KeyboardInterrupt, Interrupted) as asked:
+            said = str(asked) or "interrupted before training began; nothing was changed"
+            if fresh:
+                said = said.replace("--resume", "--resume instead of --fresh")
+            raise Interrupted(said) from None
         finally:
             gc.enable()
             gc.unfreeze()  # or what libraries take down at the very end is told as leaked

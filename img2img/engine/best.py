@@ -13,7 +13,7 @@ from img2img.evaluation.evaluating import Evaluation
 
 
 class Best:
-    """Finds when `best.safetensors` is due: a validation strictly better than all before it.
+    """Finds when `best.safetensors` is due: a validation strictly better than all that count.
 
     The file itself says what it holds, so that a run which was killed goes on from it. One of a
     later step than the run goes on from stays until the next validation and then counts for

@@ -78,18 +78,19 @@ class StopRequest:
             self._oldest()
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self._speaks and not self.requested:
-            again = "" if self._link else "; a second signal ends the run at once"
-            # Python lets nobody write while a signal finds them writing.
-            with suppress(RuntimeError):
+        first, self.requested = not self.requested, True
+        if self._link is None:
+            self._restore()
+        if self._speaks and first:
+            again = "" if self._link else "; a second signal ends the run without that"
+            # Python lets nobody write while a signal finds them writing, and what Ctrl-C ends may
+            # be what reads it, as in `img2img run | tee`.
+            with suppress(Exception):
                 warnings.warn(
                     f"asked to stop: what is being done is finished and saved first{again}",
                     Note,
                     stacklevel=1,  # what it interrupts may be a library, whose warnings are hidden
                 )
-        self.requested = True
-        if self._link is None:
-            self._restore()
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

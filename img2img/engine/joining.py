@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +19,7 @@ from torch.distributed.rendezvous import rendezvous
 from img2img.engine.link import TIMEOUT, Link
 from img2img.engine.processes import Processes, from_environment
 from img2img.errors import Img2ImgError, RequestError, SaidElsewhere
+from img2img.signals import interrupt
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store  # torch.distributed's own, which has no types
@@ -51,7 +51,8 @@ def joined(device: str) -> Iterator[Processes]:
             raise SaidElsewhere(error.exit_code) from None
         raise
     link = _connect(processes, chosen)
-    before = _on_signal(_end)
+    # As Ctrl-C: what goes on after any Exception, or explains it as a mistake, lets this pass.
+    before = _on_signal(interrupt)
     try:
         connected = replace(processes, link=link)
         # Machines that joined later have restarted less often.
@@ -132,8 +133,3 @@ def _on_signal(handler: Any) -> Any:
     if threading.current_thread() is not threading.main_thread():
         return None
     return signal.signal(signal.SIGTERM, handler)
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    # As Ctrl-C: what goes on after any Exception, or explains it as a mistake, lets this pass.
-    raise KeyboardInterrupt

@@ -6,24 +6,28 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from types import TracebackType
 
 import torch
 from torch import Tensor
 
+from img2img.signals import heard
+
 Tensors = dict[str, Tensor]
 
 # Files that may wait to be written; what is in them takes memory.
 MOST_WAITING = 4
+# In seconds, between two looks at whether a signal has come.
+POLL = 0.05
 
 
 @dataclass(frozen=True)
 class _Given:
-    """A job, what follows once it is done, and whether it is done in any case."""
+    """A job, which gives whether it was done, what follows then, and whether it is kept."""
 
-    done: Future[None]
+    done: Future[bool]
     then: Callable[[], None] | None
     kept: bool
 
@@ -97,6 +101,8 @@ class Writer:
             Exception: what a job raised.
         """
         while len(self._given) > most:
+            # Not forgotten before it is done: a signal may come meanwhile.
+            wait([self._given[0].done])
             self._collect_first()
 
     def __enter__(self) -> Writer:
@@ -109,64 +115,64 @@ class Writer:
         at: TracebackType | None,
     ) -> None:
         in_error = isinstance(error, Exception)
-        ended: BaseException | None = None
+        if error is not None and not in_error:
+            self._drop(but_kept=False)
         try:
-            if error is not None and not in_error:
-                self._drop(but_kept=False)
-            else:
-                self.wait()
-        except KeyboardInterrupt as asked:
-            self._drop(but_kept=in_error)
-            ended, in_error = asked, False
-        # A job may raise anything.
-        except Exception as failed:
-            ended = failed
-        ended = self._end(in_error) or ended
-        if error is None and ended is not None:
-            raise ended
-        if isinstance(ended, Exception) and ended not in (error, getattr(error, "__cause__", None)):
-            warnings.warn(f"a file was not written: {ended}", RuntimeWarning, stacklevel=2)
+            with heard() as signals:
+                failed = self._finish(signals, in_error)
+        finally:
+            # It must not write into a directory that is another run's by then.
+            self._ended = True
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        if error is None and failed is not None:
+            raise failed
+        if error is None and signals:
+            raise KeyboardInterrupt
+        if failed is not None:
+            warnings.warn(f"a file was not written: {failed}", RuntimeWarning, stacklevel=2)
 
-    def _end(self, in_error: bool) -> Exception | None:
-        """End the thread, which must not write into a directory that is another run's by then.
+    def _finish(self, signals: list[int], in_error: bool) -> Exception | None:
+        """Wait for jobs and collect them, but for those that signals drop.
 
-        Gives what a job raised. What was done counts, up to a job that failed or was dropped.
+        Gives what the first that failed raised.
         """
-        self._ended = True
-        while True:
-            try:
-                self._pool.shutdown(wait=True)
-                while self._given and not self._given[0].done.cancelled():
+        known = 0
+        failed = None
+        while self._given and not self._given[0].done.cancelled():
+            wait([self._given[0].done], timeout=POLL)
+            if len(signals) > known:
+                known = len(signals)
+                self._drop(but_kept=in_error and known == 1)
+            if self._given[0].done.done() and not self._given[0].done.cancelled():
+                try:
                     self._collect_first()
-                return None
-            except KeyboardInterrupt:
-                self._drop(but_kept=in_error)
-                in_error = False
-            except Exception as failed:
-                return failed
+                # A job may raise anything.
+                except Exception as of_job:
+                    failed = failed or of_job
+        return failed
 
     def _drop(self, *, but_kept: bool) -> None:
         """Let jobs that have not begun be, from the last one on until one that is to be kept."""
+        self._ended = True
         for given in reversed(self._given):
             if but_kept and given.kept:
                 break
             given.done.cancel()
 
-    def _do(self, job: Callable[[], None]) -> None:
+    def _do(self, job: Callable[[], None]) -> bool:
         if self._failed.is_set():
-            return
+            return False
         try:
             job()
         # Whatever it is, the future hands it on to whoever collects.
         except BaseException:
             self._failed.set()
             raise
+        return True
 
     def _collect_first(self) -> None:
-        first = self._given[0]
-        first.done.result()
-        self._given.popleft()
-        if first.then is not None:
+        first = self._given.popleft()
+        if first.done.result() and first.then is not None:
             first.then()
 
 
