@@ -37,6 +37,7 @@ class Advice:
         held_by: `step` or `data`, whichever takes more; None if there is no step.
         settings: that change how fast it is, and not what is trained.
         remarks: for the eye.
+        disturbance: the one of them that tells of other programs, without which no figure counts.
     """
 
     step: StepTime | None
@@ -46,6 +47,7 @@ class Advice:
     held_by: str | None
     settings: tuple[Setting, ...]
     remarks: tuple[str, ...]
+    disturbance: str | None = None
 
 
 def advise(findings: Findings, recipe: Recipe, precision: Resolved, *, on_cpu: bool) -> Advice:
@@ -72,13 +74,14 @@ def advise(findings: Findings, recipe: Recipe, precision: Resolved, *, on_cpu: b
         return max(step_s + taken, batch / rate_of(way))
 
     data_s = batch / rate_of(own)
-    remarks = _of_disturbance(findings, on_cpu)
+    disturbance = _disturbance(findings, on_cpu)
+    remarks = [] if disturbance is None else [disturbance]
     settings: list[Setting] = []
     if step is None or step.seconds is None:
         fitting = [s.batch_size for s in findings.steps if s.seconds is not None]
         if step is not None and fitting and "memory" in step.note:
             remarks.append(f"batch {batch} does not fit; the largest that did is {max(fitting)}")
-        return Advice(step, None, data_s, None, None, (), tuple(remarks))
+        return Advice(step, None, data_s, None, None, (), tuple(remarks), disturbance)
     best = step
     for other in findings.steps:
         if other.batch_size == batch and _gain(findings, other, step) > _gain(findings, best, step):
@@ -114,6 +117,7 @@ def advise(findings: Findings, recipe: Recipe, precision: Resolved, *, on_cpu: b
         held_by="step" if step.seconds >= data_s else "data",
         settings=tuple(settings),
         remarks=tuple(remarks),
+        disturbance=disturbance,
     )
 
 
@@ -136,7 +140,7 @@ def _gain(findings: Findings, other: StepTime, than: StepTime) -> float:
     return gain if gain > WORTH else 1.0
 
 
-def _of_disturbance(findings: Findings, on_cpu: bool) -> list[str]:
+def _disturbance(findings: Findings, on_cpu: bool) -> str | None:
     """What says that other programs were at work."""
     cores = os.cpu_count() or 1
     signs = []
@@ -147,19 +151,19 @@ def _of_disturbance(findings: Findings, on_cpu: bool) -> list[str]:
         signs.append(f"rounds of the same step differ {spread:.1f} times")
     if odd := implausible(findings.steps):
         signs.append(
-            f"a step of {odd[0].batch_size} took longer than one of a larger batch, in "
+            f"steps of batch {odd[0].batch_size} took longer than those of a larger one, in "
             f"{odd[0].precision}"
         )
     if not signs:
-        return []
+        return None
     seem = "" if "load" in signs[0] else "seem to "
     what = "processor" if on_cpu else "machine"
     # torch's threads wait for each other at every operation, awake, and one of them is not running.
     alone = ", or run with OMP_NUM_THREADS=1 where it never is" if on_cpu and cores > 1 else ""
-    return [
+    return (
         f"other programs {seem}use the {what} ({'; '.join(signs)}): measure again when it is "
         f"idle{alone}"
-    ]
+    )
 
 
 def _of_batches(findings: Findings, step: StepTime, best: StepTime) -> list[str]:

@@ -201,6 +201,9 @@ def _show(findings: Findings, advice: Advice, console: Console) -> None:
             f"  a step: {_short(work.flops / 1e9)} GFLOP a pair, "
             f"{_short(work.update_bytes / 1e9)} GB to update {work.parameters:,} weights"
         )
+    if advice.disturbance is not None:
+        console.print()
+        console.print(Text(advice.disturbance))
     own = advice.step
     # As narrow as it can be: half a terminal should hold it.
     table = Table("", title="A training step in ms, data aside", title_justify="left", box=None)
@@ -263,6 +266,8 @@ def _show(findings: Findings, advice: Advice, console: Console) -> None:
     if not advice.settings and advice.step_s is not None:
         console.print("  no setting measured here would clearly make it faster")
     for remark in advice.remarks:
+        if remark == advice.disturbance:
+            continue  # it stands above
         console.print(Padding(Text(remark), (0, 0, 0, 2), expand=False))
 
 

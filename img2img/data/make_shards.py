@@ -113,7 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.exit(error.exit_code, f"error: {error}\n")
     for split, source in sources.items():
         files = "1 tar file" if counts[split] == 1 else f"{counts[split]:,} tar files"
-        print(f"{split}: {len(source):,} pairs in {files}")
+        pairs = "1 pair" if len(source) == 1 else f"{len(source):,} pairs"
+        print(f"{split}: {pairs} in {files}")
     print(f'[data]\nsource = "shards"\nroot = "{options.out.as_posix()}"')
     if isinstance(sources["train"], SideBySide):
         print('first = ""\nsecond = ""')
