@@ -726,7 +726,8 @@ def test_packed_pairs_are_the_same(tmp_path, splits, capsys):
     assert 'source = "shards"' in printed
     for split in ("train", "val"):
         ours, theirs = Shards(tmp_path / "out", split), TwoFolders(tmp_path / "in", split)
-        assert f"{split}: {len(theirs)} pairs in 1 tar file" in printed
+        pairs = "1 pair" if len(theirs) == 1 else f"{len(theirs)} pairs"
+        assert f"{split}: {pairs} in 1 tar file\n" in printed
         assert len(ours) == len(theirs) > 0
         for index in range(len(ours)):
             for one, other in zip(ours.pair(index), theirs.pair(index), strict=True):
