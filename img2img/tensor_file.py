@@ -49,6 +49,11 @@ class FileSum:
     sha256: str
 
 
+def has_type(dtype: torch.dtype) -> bool:
+    """Whether a safetensors file can hold tensors of this type."""
+    return dtype in _NAMES
+
+
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> FileSum:
     """Write a safetensors file whole or not at all; tensors may lie anywhere, in any layout.
 

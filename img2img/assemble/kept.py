@@ -16,12 +16,15 @@ from img2img.methods import Method, WeightedLoss
 def lost_parts(method: Method, losses: Sequence[WeightedLoss]) -> list[str]:
     """What would begin anew on --resume though it was trained: a sentence for each."""
     kept = _ids(_kept(method, losses))
-    trained = _ids(_trained(method))
+    # By their states, because one that wraps another may share that one's.
+    states = {id(optimizer.state) for optimizer in method.optimizers.values()}
     told = []
     owners = [("the method", method), *((f"the loss {e.name!r}", e.loss) for e in losses)]
     for owner, item in owners:
         for place, optimizer in _attributes(item):
-            if not isinstance(optimizer, Optimizer) or _ids(_parameters(optimizer)) <= trained:
+            if not isinstance(optimizer, Optimizer) or id(optimizer.state) in states:
+                continue
+            if not any(p.requires_grad for p in _parameters(optimizer)):
                 continue
             told.append(
                 f"{owner} has an optimizer, self{place}, that is not in the method's `optimizers`: "
@@ -29,13 +32,16 @@ def lost_parts(method: Method, losses: Sequence[WeightedLoss]) -> list[str]:
                 f"there, and what it trains into `networks`, or leave it out"
             )
     for name, optimizer in method.optimizers.items():
-        if lost := [p for p in _parameters(optimizer) if id(p) not in kept]:
+        if lost := [p for p in _parameters(optimizer) if _waits(p, kept)]:
             told.append(
                 f"the optimizer {name!r} trains {_some(len(lost))} (the first of shape "
                 f"{tuple(lost[0].shape)}) that no entry of `networks` has, so that checkpoints "
                 f"would lack them: put their module there"
             )
-    if not _ids(method.generator.parameters()) <= _ids(_kept(method)):
+    # Fixed parts of it come again as they were built. But one that is fixed as a whole is moved by
+    # hand, as an average of another's weights is.
+    weights, saved = list(method.generator.parameters()), _ids(_kept(method))
+    if any(_waits(p, saved) for p in weights) or (weights and not _ids(weights) & saved):
         told.append(
             "the generator is not in `networks`, so that checkpoints would lack it: put it there"
         )

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from img2img.component import Component
 from img2img.document import KeyPath
+from img2img.engine.loss_state import unfit_tensors
 from img2img.errors import RecipeError
 from img2img.recipe import Choice, Recipe
 from img2img.table import dotted
@@ -40,14 +42,16 @@ class Problems:
         """Call a reconstruction loss once, so that one that refuses the crops says so now.
 
         A copy is called, because a loss may count or average what it sees, and these are no images.
+        What it keeps is looked at after that, when there is also what the first call makes.
         """
         if task is None:
             return
         size = self.recipe.data.crop_size
         blank = torch.zeros(2, task.target_channels, size, size)
+        tried = _copied(loss)
         try:
             with torch.no_grad():
-                value = _copied(loss)(blank, blank)
+                value = tried(blank, blank)
         except ValueError as error:
             self.add(key, f"{name}: {error}")
         except Exception as error:
@@ -55,6 +59,8 @@ class Problems:
         else:
             if not isinstance(value, torch.Tensor) or value.ndim != 0:
                 self.add(key, f"{name} should give a scalar tensor, one number for the batch")
+            for told in unfit_tensors(tried) if isinstance(tried, nn.Module) else ():
+                self.add(key, f"{name} {told}")
 
     def watch(self, table: str, builder: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
         """The builder, its refusals marked with their own table rather than the method's."""
@@ -81,10 +87,12 @@ class RefusalError(Exception):
 
 
 def _copied(loss: Any) -> Any:
-    """A copy that shares its weights; the loss itself where it cannot be copied."""
-    weights = loss.parameters() if isinstance(loss, nn.Module) else ()
+    """A copy of a loss; the loss itself where it cannot be copied."""
+    lazy = filter(is_lazy, loss.parameters()) if isinstance(loss, nn.Module) else ()
     try:
-        return copy.deepcopy(loss, {id(weight): weight for weight in weights})
+        # Weights that get shape and values in the first call share them, so that torchrun's
+        # processes do not each draw their own in the first step.
+        return copy.deepcopy(loss, {id(weight): weight for weight in lazy})
     # A stranger's may hold anything.
     except Exception:
         return loss
