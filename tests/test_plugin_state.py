@@ -243,7 +243,7 @@ def registers_none(loss):
         (lambda: torch.zeros(3), rebind(torch.ones(1).expand(3))),
         (lambda: torch.zeros(2, dtype=torch.complex64).conj(), rebind(torch.tensor([1 + 2j] * 2))),
         (lambda: torch.zeros(2, dtype=torch.complex64), rebind(torch.tensor([1 + 2j] * 2).conj())),
-        (lambda: torch.zeros(2), rebind(torch.tensor([1 + 2j] * 2).conj().imag)),
+        (lambda: torch.zeros(1), rebind(torch.tensor([1 + 2j]).conj().imag)),
         (lambda: None, first_registers),
         (lambda: None, registers_none),
     ],
@@ -385,6 +385,10 @@ def fixed_average(self):
     self.generator.requires_grad_(False)
 
 
+def half_a_generator(self):
+    self.generator = nn.Sequential(self.generator, nn.Conv2d(3, 3, 1))
+
+
 def own_optimizer(self):
     self.extra = nn.Conv2d(3, 3, 1)
     self.hidden = {"of extra": torch.optim.Adam(self.extra.parameters())}
@@ -436,6 +440,7 @@ def build(registry, extend, loss=Scaled):
         (untracked_tensor, r"'g' trains 1 parameter \(the first of shape \(5,\)\) that no entry"),
         (second_optimizer, r"the method has an optimizer, self\.again, that is not in"),
         (fixed_average, r"the generator is not in `networks`"),
+        (half_a_generator, r"the generator is not in `networks`"),
         (other_generator, r"the generator is not in `networks`"),
         (loss_with_optimizer, r"the loss 'moving' has an optimizer, self\.optimizer, that is not"),
     ],
