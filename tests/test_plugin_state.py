@@ -244,6 +244,8 @@ def registers_none(loss):
         (lambda: torch.zeros(2, dtype=torch.complex64).conj(), rebind(torch.tensor([1 + 2j] * 2))),
         (lambda: torch.zeros(2, dtype=torch.complex64), rebind(torch.tensor([1 + 2j] * 2).conj())),
         (lambda: torch.zeros(1), rebind(torch.tensor([1 + 2j]).conj().imag)),
+        (lambda: torch.zeros(0), rebind(torch.zeros(4)[::2][:1])),
+        (lambda: torch.zeros(1), rebind(torch.zeros(4)[::2][:0])),
         (lambda: None, first_registers),
         (lambda: None, registers_none),
     ],

@@ -150,8 +150,10 @@ def _takes(current: Tensor, value: Tensor) -> bool:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """Its values on the CPU; conjugate and negative views are otherwise only marked as such."""
-    return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+    """Its values on the CPU; a conjugate view is otherwise only marked as one."""
+    plain = tensor.detach().cpu().resolve_conj().contiguous()
+    # One element or none counts as contiguous whatever its stride, and is not read as bytes then.
+    return plain.clone(memory_format=torch.contiguous_format) if plain.numel() < 2 else plain
 
 
 def _checksum(tensor: Tensor | None) -> tuple[object, ...] | None:
