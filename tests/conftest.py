@@ -32,14 +32,6 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.fixture(autouse=True)
-def frozen() -> Iterator[None]:
-    """And stays so: `img2img run`, called in this process, has all of it looked through again."""
-    yield
-    if not gc.get_freeze_count():
-        gc.freeze()
-
-
 def pytest_unconfigure() -> None:
     """So that what is left at the end is found."""
     gc.unfreeze()
