@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,9 @@ class Clock:
 
         return run
 
-    def received(self, feed: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    def received(
+        self, feed: Callable[..., Generator[Any, None, None]]
+    ) -> Callable[..., Iterator[Any]]:
         """The same batches, each timed while it is waited for."""
 
         def run(*arguments: Any) -> Iterator[Any]:
@@ -148,7 +150,7 @@ class Clock:
                 while (batch := ask()) is not None:
                     yield batch
             finally:
-                batches.close()  # type: ignore[attr-defined]  # a generator, which ends its workers
+                batches.close()  # which ends its workers
 
         return run
 

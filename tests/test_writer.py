@@ -2,6 +2,7 @@
 
 import _thread
 import errno
+import math
 import signal
 import threading
 import time
@@ -497,6 +498,24 @@ def test_a_checkpoint_that_is_told_of_is_there(tmp_path, recipe, monkeypatch):
     told = [(step, flawed) for kind, step, flawed, _ in watcher.told if kind == "checkpoint"]
     assert told == [(step, None) for step in range(1, 7)]
     assert list(RunDirectory(tmp_path / "run").saved_steps()) == [6]
+
+
+def test_a_file_that_fails_is_told_beside_losses_that_are_not_finite(tmp_path, recipe, monkeypatch):
+    step, steps = Pix2Pix.step, []
+
+    def lost(*given):
+        steps.append(1)
+        losses = step(*given)
+        return {name: value * math.nan for name, value in losses.items()} if steps[2:] else losses
+
+    monkeypatch.setattr(Pix2Pix, "step", lost)
+    monkeypatch.setattr(records, "write_checkpoint", lambda *given: fail())
+    monkeypatch.setattr(Writer, "collect", lambda self: None)  # as in a step that takes long
+    overrides = {"train.validate_every": 0}
+    with pytest.raises(
+        Img2ImgError, match=r"not finite at step 3.*a file was not written: no room"
+    ):
+        run(recipe, tmp_path / "run", overrides=overrides)
 
 
 def test_a_file_that_fails_ends_the_run_soon(tmp_path, recipe, monkeypatch):

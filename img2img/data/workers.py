@@ -83,6 +83,7 @@ def load_in_processes(
     try:
         with _signals_held(), _child_handler_kept():
             iterator = iter(loader)
+    # Also where Ctrl-C came: those that have started would wait for ever, and Python for them.
     except BaseException:
         if slots is not None:
             slots.close()

@@ -153,6 +153,8 @@ class FiniteGuard:
                 f"smaller weights of the losses (which may not: start again with --fresh or another"
                 f" --out), and a look at these images (`img2img check`)"
             )
+        if failed is not None:
+            message += f". And a file was not written: {failed}"
         if self._health is not None:
             self._health.warn(step, "not_finite", message, aloud=False)
             write_report(run.directory.path)
