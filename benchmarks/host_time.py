@@ -21,7 +21,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from PIL import Image
-from record import add_record_option, check_page, record, shown
+from record import add_record_option, measure, record, shown
 from torch import Tensor
 
 from img2img.assemble import build_networks
@@ -29,10 +29,9 @@ from img2img.bench.hardware import device_name
 from img2img.bench.timing import time_steps
 from img2img.engine import loop
 from img2img.engine.finite import FiniteGuard
-from img2img.engine.precision import make_current, resolve_device, resolve_precision
+from img2img.engine.precision import resolve_precision
 from img2img.engine.state import LossWindow
 from img2img.engine.stepping import Stepper
-from img2img.errors import Img2ImgError
 from img2img.methods import Pix2Pix
 from img2img.plugins import Plugins, load_plugins
 from img2img.recipe_files import find_recipe
@@ -63,15 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{name} must be at least {least}, not {value}")
     if min(options.workers) < 0:
         parser.error(f"--workers must be at least 0, not {min(options.workers)}")
-    try:
-        device = make_current(resolve_device(options.device))
-        check_page(options.record, device, "host")
-        result = benchmark(options, device)
-    except Img2ImgError as error:
-        parser.error(str(error))
-    print(json.dumps(result, indent=2))
-    if options.record is not None:
-        keep(options.record, result, device)
+    measure(parser, options, "host", benchmark, keep)
 
 
 def benchmark(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:

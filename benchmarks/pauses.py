@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import statistics
 import tempfile
 import time
@@ -18,15 +17,13 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from record import add_record_option, check_page, record
+from record import add_record_option, measure, record
 from torch import Tensor
 
 import img2img
 from img2img.bench.hardware import device_name, wait_for
-from img2img.engine.precision import resolve_device
 from img2img.engine.records import Records
 from img2img.engine.writing import Writer
-from img2img.errors import Img2ImgError
 from img2img.inference import Translator
 from img2img.methods import Pix2Pix
 
@@ -55,15 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("size", "width", "rounds"):
         if (value := getattr(options, name)) < 1:
             parser.error(f"--{name} must be at least 1, not {value}")
-    try:
-        device = resolve_device(options.device)
-        check_page(options.record, device, "pauses")
-        result = benchmark(options, device)
-    except Img2ImgError as error:
-        parser.error(str(error))
-    print(json.dumps(result, indent=2))
-    if options.record is not None:
-        keep(options.record, result, device)
+    measure(parser, options, "pauses", benchmark, keep)
 
 
 def benchmark(options: argparse.Namespace, device: torch.device) -> dict[str, Any]:

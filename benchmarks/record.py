@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from img2img.bench.hardware import device_name
+from img2img.engine.precision import make_current, resolve_device
+from img2img.errors import Img2ImgError
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 
@@ -42,6 +46,33 @@ def check_page(page: Path | None, device: torch.device, *names: str) -> None:
     """
     for name in names if page is not None else ():
         _around(page, name, device)
+
+
+def measure(
+    parser: argparse.ArgumentParser,
+    options: argparse.Namespace,
+    name: str,
+    benchmark: Callable[[argparse.Namespace, torch.device], dict[str, Any]],
+    keep: Callable[[Path, dict[str, Any], torch.device], None],
+) -> None:
+    """Measure on the device that the options name, print JSON, and keep it where they say so.
+
+    Args:
+        parser: tells of mistakes.
+        options: with `device` and `record`.
+        name: of the outcome on its page.
+        benchmark: what measures.
+        keep: writes the outcome into a page.
+    """
+    try:
+        device = make_current(resolve_device(options.device))
+        check_page(options.record, device, name)
+        result = benchmark(options, device)
+    except Img2ImgError as error:
+        parser.error(str(error))
+    print(json.dumps(result, indent=2))
+    if options.record is not None:
+        keep(options.record, result, device)
 
 
 def progress(text: str) -> None:
